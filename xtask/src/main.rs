@@ -1,0 +1,84 @@
+//! The tasks of the project: `cargo xtask TASK`.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
+
+mod check;
+mod docs;
+mod layers;
+mod oracles;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run the tests of the workspace against the real programs.
+    Test(test::TestArgs),
+    /// Check format, lints, documentation and layers, without running tests.
+    Check,
+    /// Check that crates know only the crates below them.
+    CheckLayers,
+    /// Generate the reference of the command line.
+    Docs(docs::DocsArgs),
+    /// Run everything that a change must pass: `check`, then `test`.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Test(args) => test::run(&args),
+        Task::Check => check::run(),
+        Task::CheckLayers => layers::run(),
+        Task::Docs(args) => docs::run(&args),
+        Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(inner) = cause {
+                eprintln!("Caused by: {inner}");
+                cause = inner.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a task did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    /// A program is not there or cannot be executed.
+    #[error("Could not start `{command_line}`")]
+    Start { command_line: String, source: std::io::Error },
+    /// A program ended with another status than success.
+    #[error("Command failed with {status}: `{command_line}`")]
+    Failed { command_line: String, status: std::process::ExitStatus },
+    /// Programs that the tests compare with are missing.
+    #[error("Could not find {}; install with `{install}`", programs.join(", "))]
+    MissingOracles { programs: Vec<&'static str>, install: String },
+    /// The output of `cargo metadata` is not what it is documented to be.
+    #[error("Could not read the output of `cargo metadata`")]
+    Metadata { source: serde_json::Error },
+    /// Crates depend on what they must not know.
+    #[error("The layers of the crates are broken:\n  {}", violations.join("\n  "))]
+    Layers { violations: Vec<String> },
+    /// A file or folder cannot be used.
+    #[error("Could not {verb} `{path}`")]
+    File { verb: &'static str, path: String, source: std::io::Error },
+    /// A generated page is not what the program generates now.
+    #[error("Page `{path}` is stale; run `cargo xtask docs` and commit it")]
+    StalePage { path: String },
+}

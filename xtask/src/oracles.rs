@@ -1,0 +1,67 @@
+//! The real programs that tests compare with: whether they are there, and how to install them.
+
+use std::path::{Path, PathBuf};
+
+use crate::{TaskError, shell};
+
+/// Each program with the Debian package that holds it.
+const ORACLES: [(&str, &str); 8] = [
+    ("ostree", "ostree"),
+    ("flatpak", "flatpak"),
+    ("gpg", "gnupg"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
+    ("rsync", "rsync"),
+    ("python3", "python3"),
+];
+
+/// Folders that hold `sshd` and are not in the `PATH` of ordinary users.
+const EXTRA_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// Programs that are not on this machine.
+pub(crate) struct Missing {
+    pub(crate) programs: Vec<&'static str>,
+    packages: Vec<&'static str>,
+}
+
+impl Missing {
+    /// Looks for all oracles.
+    pub(crate) fn find() -> Self {
+        let missing = || ORACLES.iter().filter(|(program, _)| !is_installed(program));
+        let mut packages: Vec<_> = missing().map(|(_, package)| *package).collect();
+        packages.dedup();
+        Self { programs: missing().map(|(program, _)| *program).collect(), packages }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.programs.is_empty()
+    }
+
+    /// Returns the command line that installs the packages.
+    pub(crate) fn install_line(&self) -> String {
+        format!("apt-get update && apt-get install -y --no-install-recommends {}", self.packages.join(" "))
+    }
+
+    /// Installs the packages where that needs no questions: as root of a machine with `apt-get`.
+    pub(crate) fn install_if_possible(&self) -> Result<(), TaskError> {
+        if !is_root()? || !is_installed("apt-get") {
+            return Ok(());
+        }
+        let mut update = shell::command("apt-get");
+        shell::run(update.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "Acquire::Retries=3", "update"]))?;
+        let mut install = shell::command("apt-get");
+        install.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "Acquire::Retries=3"]);
+        shell::run(install.args(["install", "-y", "--no-install-recommends"]).args(&self.packages))
+    }
+}
+
+fn is_root() -> Result<bool, TaskError> {
+    Ok(shell::read(shell::command("id").arg("-u"))?.trim_ascii() == b"0")
+}
+
+fn is_installed(program: &str) -> bool {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&search).chain(EXTRA_FOLDERS.map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).any(|path: PathBuf| Path::is_file(&path))
+}

@@ -1,0 +1,50 @@
+//! `cargo xtask test`: the tests of the workspace, with the real programs as judges.
+
+use clap::{Args, ValueEnum};
+
+use crate::oracles::Missing;
+use crate::{TaskError, shell};
+
+/// Run the tests of the workspace against the real programs.
+#[derive(Debug, Default, Args)]
+pub(crate) struct TestArgs {
+    /// What to do when ostree, flatpak, gpg, sshd, ssh, rsync or python3 cannot be found or installed.
+    #[arg(long, value_enum, default_value_t)]
+    oracles: Oracles,
+    /// What to pass to `cargo test`.
+    #[arg(last = true)]
+    cargo_args: Vec<String>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Oracles {
+    /// Fail when the environment has `CI=true`, otherwise skip the tests that need them.
+    #[default]
+    Auto,
+    /// Fail.
+    Require,
+}
+
+/// Installs what is missing, if possible, and runs the tests.
+pub(crate) fn run(args: &TestArgs) -> Result<(), TaskError> {
+    let mut missing = Missing::find();
+    if !missing.is_empty() {
+        println!("Missing programs: {}", missing.programs.join(", "));
+        missing.install_if_possible()?;
+        missing = Missing::find();
+    }
+    let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    if !missing.is_empty() {
+        let install = missing.install_line();
+        if is_ci || args.oracles == Oracles::Require {
+            return Err(TaskError::MissingOracles { programs: missing.programs, install });
+        }
+        println!("Tests that need {} are skipped; to run them: {install}", missing.programs.join(", "));
+    }
+    let mut tests = shell::cargo();
+    tests.args(["test", "--workspace", "--locked"]).args(&args.cargo_args);
+    if missing.is_empty() {
+        tests.env("TREEGRAFT_REQUIRE_ORACLES", "1");
+    }
+    shell::run(&mut tests)
+}
