@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each direction is one line that all connections share. A piece that is read waits until the line is free, takes
-//! `length / bytes_per_sec` to enter it and leaves it `one_way_delay` later. Readers do not read ahead of the line, so
+//! `length / bytes_per_sec` to enter it and leaves it `one_way_delay` later. Readers read hardly ahead of the line, so
 //! that a sender feels a narrow line at once; what is on its way is bounded too (see `MIN_IN_FLIGHT_BYTES`).
 //! Positions of faults count the bytes that left the line in that direction, over all connections, since the start.
 //! As on a real line, the first byte of a client comes one round trip late, and so does a server that speaks first; only
@@ -26,6 +26,8 @@ const MAX_PIECE_BYTES: usize = 64 * 1024;
 const MIN_PIECE_BYTES: usize = 1400;
 /// A piece should not hold the line longer than this, in parts of a second (2 ms).
 const PIECES_PER_SEC: u64 = 500;
+/// How long before the line is free a reader wakes: more than a sleep overshoots, so that a capped line stays full.
+const READ_AHEAD: Duration = Duration::from_millis(3);
 /// The least that may be on its way in one direction of a connection; wide lines may hold twice their own volume.
 const MIN_IN_FLIGHT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -242,7 +244,7 @@ impl Link {
                 return Ok(());
             }
             pipe.push(Some(buffer[..length].to_vec()), inside + self.delay);
-            sleep_until(inside);
+            sleep_until(inside.checked_sub(READ_AHEAD).unwrap_or(inside));
         }
     }
 
