@@ -1,0 +1,25 @@
+//! What Flatpak means on top of OSTree.
+//!
+//! * [`names`]: Flatpak's refs (`app/ID/ARCH/BRANCH`, `runtime/ID/ARCH/BRANCH`) and ids, with their grammar.
+//! * [`graft`]: the commit that puts a pushed tree on top of a ref's head, with the metadata that
+//!   `flatpak build-commit-from` writes.
+//! * [`options`]: what may be asked of a graft: texts, time, end of life, token type, subsets, collection ids.
+//! * [`size`]: the download size that Flatpak shows to its users.
+//! * [`update_repo`]: bringing summary, index and appstream branches up to date with the `flatpak` program.
+//!
+//! Everything but [`update_repo`] works without the `flatpak` program, and all of it also serves repositories that have
+//! nothing to do with Flatpak: a ref that is none of Flatpak's gets plain OSTree bindings and nothing else.
+#![forbid(unsafe_code)]
+
+pub mod graft;
+pub mod names;
+pub mod options;
+mod process;
+pub mod size;
+pub mod update_repo;
+
+pub use graft::{GraftError, GraftTarget, graft};
+pub use names::{AppId, FlatpakKind, FlatpakRef, InvalidFlatpakName, is_flatpak_ref};
+pub use options::{GraftOptions, OptionError};
+pub use size::{DownloadSizes, SizeError, download_size};
+pub use update_repo::{ReplacementCommand, UpdateOutput, UpdateRepo, UpdateRepoError};

@@ -1,0 +1,185 @@
+//! The download size of a tree, as Flatpak counts it.
+//!
+//! It is the sum of the archived sizes (`.filez`, header included) over every *path* of a regular file: the same object at two
+//! paths counts twice, symlinks and directories do not count. That is more than a client downloads, and it is the
+//! number that `flatpak` shows, because `xa.download-size` says so.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use treegraft_object::{ContentId, DirTreeId};
+use treegraft_repo::{Find, ReadError};
+
+/// From so many files on they are looked at by all cores; below, starting threads takes longer than it saves.
+const PARALLEL_FROM_FILES: usize = 512;
+
+/// How many files a thread takes at a time: few enough that all threads end together.
+const FILES_AT_A_TIME: usize = 128;
+
+/// Why a download size is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum SizeError {
+    /// An object of the tree is not there or cannot be read.
+    #[error("Could not compute the download size of `{root}`")]
+    Read {
+        /// The root dirtree.
+        root: DirTreeId,
+        /// What is wrong with the object.
+        source: ReadError,
+    },
+    /// A dirtree is inside itself, so its bytes cannot have the checksum that it is named after.
+    #[error("Could not compute the download size of `{root}`: the dirtree `{dirtree}` contains itself")]
+    Cycle {
+        /// The root dirtree.
+        root: DirTreeId,
+        /// The dirtree that is inside itself.
+        dirtree: DirTreeId,
+    },
+    /// The sum is larger than the number in a commit can be, as in a tree that was nested to harm.
+    #[error("Could not compute the download size of `{root}`: it does not fit into 64 bits")]
+    TooLarge {
+        /// The root dirtree.
+        root: DirTreeId,
+    },
+}
+
+impl SizeError {
+    /// Tells whether the same call may succeed later without a change to the repository.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.is_temporary())
+    }
+
+    /// Returns a stable word for the kind of the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { source, .. } => source.code(),
+            Self::Cycle { .. } => "dirtree-cycle",
+            Self::TooLarge { .. } => "download-size-too-large",
+        }
+    }
+}
+
+/// Computes the download size of the tree below `root`, in bytes.
+pub fn download_size(find: &dyn Find, root: DirTreeId) -> Result<u64, SizeError> {
+    DownloadSizes::new(find).of(root)
+}
+
+/// Computes the download sizes of several trees that share directories and files, as a Platform and its SDK do.
+///
+/// It keeps 40 bytes for every file and directory that it has seen.
+pub struct DownloadSizes<'f> {
+    find: &'f dyn Find,
+    /// What a path to this object adds: 0 for a symlink.
+    files: HashMap<ContentId, u64>,
+    /// The sum over everything below.
+    trees: HashMap<DirTreeId, u64>,
+}
+
+/// A dirtree that is part of the tree and not summed up yet.
+struct Node {
+    files: Vec<ContentId>,
+    dirs: Vec<DirTreeId>,
+    is_left: bool,
+}
+
+enum Step {
+    Enter(DirTreeId),
+    Leave(DirTreeId),
+}
+
+impl<'f> DownloadSizes<'f> {
+    /// Starts without having seen anything.
+    pub fn new(find: &'f dyn Find) -> Self {
+        Self { find, files: HashMap::new(), trees: HashMap::new() }
+    }
+
+    /// Computes the download size of the tree below `root`, in bytes.
+    pub fn of(&mut self, root: DirTreeId) -> Result<u64, SizeError> {
+        let nodes = self.walk(root)?;
+        let mut new_files: Vec<ContentId> = nodes.iter().flat_map(|(_, node)| &node.files).copied().collect();
+        new_files.retain(|id| !self.files.contains_key(id));
+        new_files.sort_unstable();
+        new_files.dedup();
+        let sizes = file_sizes(self.find, &new_files).map_err(|source| SizeError::Read { root, source })?;
+        self.files.extend(sizes);
+        for (id, node) in nodes {
+            let files = node.files.iter().map(|file| self.files[file]);
+            // Children come before their parents, so their sums are there.
+            let dirs = node.dirs.iter().map(|dir| self.trees[dir]);
+            let sum = files.chain(dirs).try_fold(0_u64, u64::checked_add);
+            self.trees.insert(id, sum.ok_or(SizeError::TooLarge { root })?);
+        }
+        Ok(self.trees[&root])
+    }
+
+    /// Reads every dirtree that has no sum yet, and returns them with children before their parents.
+    fn walk(&self, root: DirTreeId) -> Result<Vec<(DirTreeId, Node)>, SizeError> {
+        let mut nodes: HashMap<DirTreeId, Node> = HashMap::new();
+        let mut order = Vec::new();
+        let mut steps = vec![Step::Enter(root)];
+        while let Some(step) = steps.pop() {
+            match step {
+                Step::Enter(id) if self.trees.contains_key(&id) => {}
+                Step::Enter(id) => match nodes.get(&id) {
+                    Some(node) if node.is_left => {}
+                    Some(_) => return Err(SizeError::Cycle { root, dirtree: id }),
+                    None => {
+                        let node = self.read(id).map_err(|source| SizeError::Read { root, source })?;
+                        steps.push(Step::Leave(id));
+                        steps.extend(node.dirs.iter().copied().map(Step::Enter));
+                        nodes.insert(id, node);
+                    }
+                },
+                Step::Leave(id) => {
+                    nodes.entry(id).and_modify(|node| node.is_left = true);
+                    order.push(id);
+                }
+            }
+        }
+        Ok(order.into_iter().filter_map(|id| nodes.remove_entry(&id)).collect())
+    }
+
+    fn read(&self, id: DirTreeId) -> Result<Node, ReadError> {
+        let tree = self.find.dirtree(id)?;
+        let files = tree.files.into_iter().map(|(_, file)| file).collect();
+        let dirs = tree.dirs.into_iter().map(|(_, dir, _)| dir).collect();
+        Ok(Node { files, dirs, is_left: false })
+    }
+}
+
+/// Looks at each file once, with all cores when there are many.
+fn file_sizes(find: &dyn Find, files: &[ContentId]) -> Result<Vec<(ContentId, u64)>, ReadError> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    if threads == 1 || files.len() < PARALLEL_FROM_FILES {
+        return files.iter().map(|&id| file_size(find, id)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut found = Vec::new();
+        loop {
+            let start = next.fetch_add(FILES_AT_A_TIME, Ordering::Relaxed);
+            let Some(rest) = files.get(start..).filter(|rest| !rest.is_empty()) else { return Ok(found) };
+            for &id in &rest[..FILES_AT_A_TIME.min(rest.len())] {
+                // The other threads stop at the end of the list; an error is rare and need not be fast.
+                found.push(file_size(find, id)?);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut sizes = Vec::with_capacity(files.len());
+        for thread in running {
+            match thread.join() {
+                Ok(found) => sizes.extend(found?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(sizes)
+    })
+}
+
+fn file_size(find: &dyn Find, id: ContentId) -> Result<(ContentId, u64), ReadError> {
+    let file = find.archived_file(id)?.ok_or(ReadError::NotFound { name: id.into() })?;
+    Ok((id, if file.is_symlink { 0 } else { file.archived_bytes }))
+}
