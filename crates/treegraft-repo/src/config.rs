@@ -1,6 +1,6 @@
 //! The repository's `config`: the keys that treegraft obeys, and everything else as it is written.
 //!
-//! The file is a GLib key file ([`KeyFile`]). Groups and keys that are not known here, like `[remote "…"]` or `[flatpak]`,
+//! The file is a `GLib` key file ([`KeyFile`]). Groups and keys that are not known here, like `[remote "…"]` or `[flatpak]`,
 //! stay readable through [`Config::get`]. Defaults and rules are those of libostree's `reload_core_config`.
 
 use std::path::PathBuf;
@@ -44,6 +44,7 @@ pub enum MinFreeSpace {
 
 /// The settings of a repository.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting that is on or off in the file")]
 pub struct Config {
     /// How content objects are stored (`core.mode`, default bare).
     pub mode: Mode,

@@ -1,4 +1,4 @@
-//! GLib key files, read as `GKeyFile` does.
+//! `GLib` key files, read as `GKeyFile` does.
 //!
 //! ```text
 //! # a comment
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A key that is there twice has its last value, a group that is there twice is one group. Blanks before a line and
-//! around `=` do not count, blanks behind a value do. Source: `gkeyfile.c` of GLib.
+//! around `=` do not count, blanks behind a value do. Source: `gkeyfile.c` of `GLib`.
 
 use std::collections::HashMap;
 

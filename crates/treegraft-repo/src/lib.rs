@@ -1,8 +1,69 @@
-//! An OSTree repository on disk.
+//! An OSTree repository on disk: layout, configuration, lock, staging, transaction, refs, summary, fsck.
+//!
+//! Everything here is synchronous, and nothing prints or reads the environment. Repositories are read in the modes archive,
+//! bare, bare-user and bare-user-only, and written in archive mode only.
+//!
+//! # Layout
+//!
+//! ```text
+//! <repo>/config                        key file: mode, collection id, limits                            config, key_file
+//! <repo>/.lock                         libostree's lock                                                 lock
+//! <repo>/objects/XX/<62 digits>.<ext>  objects; their existence makes the directory a repository        store
+//! <repo>/refs/heads/<ref>              64 digits and a newline                                          refs
+//! <repo>/refs/mirrors/<collection>/<ref>, refs/remotes/<remote>/<ref>
+//! <repo>/state/<commit>.commitpartial  the commit's tree may be incomplete
+//! <repo>/tmp/, extensions/             libostree's own; left alone
+//! <repo>/summary, summary.sig          what clients fetch first                                         summary
+//! <repo>/deltas/, delta-indexes/       static deltas                                                    deltas
+//! <repo>/.treegraft/                   ignored by libostree; mode 0700, made by the first push
+//!     publish.lock                     one publish at a time                                            publish_lock
+//!     journal                          the refs of a publish that is going on; absent when there is none  journal
+//!     staging/<random>/                one for each push                                                staging
+//!         lock, boot-id, tmp/, XX/<62 digits>.<ext>
+//! ```
+//!
+//! # Invariants
+//!
+//! * An object has its name only after it was verified; under `objects/` it is complete, and all it refers to was there
+//!   before it, commits last.
+//! * A ref leads to a commit whose whole tree is under `objects/` (or in the parent repository), unless the commit is
+//!   marked partial by a pull of libostree.
+//! * Objects are never changed. Mutable are refs, detached metadata, the summary, and the configuration.
+//! * Paths are made of checked names only ([`RefName`](treegraft_object::RefName),
+//!   [`CollectionId`](treegraft_object::CollectionId), hexadecimal digits) relative to open directories, and object files
+//!   are opened without following symlinks.
+//!
+//! # Locks
+//!
+//! | lock | holder | kind |
+//! |---|---|---|
+//! | `.lock` | whoever adds objects or moves refs, from the first look-up to the last ref | shared |
+//! | `.lock` | whoever deletes objects: `ostree prune`, `flatpak build-update-repo --prune` | exclusive |
+//! | `.treegraft/publish.lock` | one publish, or the recovery after a crashed one | exclusive |
+//! | `.treegraft/staging/*/lock` | the push that owns the staging area, as long as it lives | exclusive |
+//!
+//! All are open-file-description locks. Readers take none: [`Repo`], [`Closure`] and [`fsck`] see objects come and, if
+//! somebody prunes, go; whoever must not miss an object holds the lock shared. They are taken in the order publish lock,
+//! `.lock`; see [`lock`](RepoLock) for waiting and timeouts.
+//!
+//! # What a crash leaves
+//!
+//! * In [`Repo::init`]: a directory without `objects`, which is no repository; the next `init` finishes it.
+//! * While receiving: a staging area whose lock is free. The next push adopts what is in it.
+//! * While publishing: objects without a ref, which harm nothing, or a journal, which the next publish carries out.
+//!
+//! # Limits
+//!
+//! A metadata object has at most 128 MiB and is read as a whole; content objects are streamed. `config` has at most 4 MiB, a
+//! ref's file 1 KiB, parents are at most 8 behind each other, trees are nested at most 2048 deep. A [`Closure`] needs some
+//! 50 bytes for each distinct object, [`fsck`] 33 for each.
 #![forbid(unsafe_code)]
 
+mod closure;
 mod config;
 mod find;
+pub mod fsck;
+mod init;
 mod key_file;
 mod lock;
 mod mode;
@@ -10,10 +71,13 @@ mod open;
 mod refs;
 mod store;
 
+pub use closure::{Closure, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
 pub use find::{ArchivedFile, Find, ReadError};
+pub use init::InitError;
 pub use key_file::{KeyFile, KeyFileError};
 pub use lock::{FileLock, LockError, LockKind, RepoLock};
 pub use mode::Mode;
 pub use open::{OpenError, Repo};
 pub use refs::{RefError, RefTarget};
+pub use store::{Content, Listing, Objects};

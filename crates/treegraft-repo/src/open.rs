@@ -27,6 +27,7 @@ pub struct Repo {
     path: PathBuf,
     dir: OwnedFd,
     objects: OwnedFd,
+    objects_path: PathBuf,
     config: Config,
     is_writable: bool,
     parent: Option<Box<Self>>,
@@ -146,7 +147,8 @@ impl Repo {
                 Err(source) => return Err(OpenError::Parent { path: path.to_owned(), source: Box::new(source) }),
             },
         };
-        Ok(Self { path: path.to_owned(), dir, objects, config, is_writable, parent })
+        let objects_path = path.join("objects");
+        Ok(Self { path: path.to_owned(), dir, objects, objects_path, config, is_writable, parent })
     }
 
     /// Returns the path that the repository was opened with.
@@ -189,6 +191,11 @@ impl Repo {
     /// Returns the repository's directory.
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// Returns the path of the directory `objects`.
+    pub(crate) fn objects_path(&self) -> &Path {
+        &self.objects_path
     }
 
     /// Returns the directory `objects`.

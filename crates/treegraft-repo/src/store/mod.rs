@@ -1,5 +1,13 @@
 //! Objects in `objects/`: reading them in every mode, listing them, and copying content objects as `.filez`.
 
+mod archive;
+mod bare;
+mod content;
+mod iter;
+mod loose_dir;
 mod path;
 
+pub use content::Content;
+pub use iter::{Listing, Objects};
+pub(crate) use loose_dir::LooseDir;
 pub(crate) use path::LoosePath;
