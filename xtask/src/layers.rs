@@ -3,8 +3,9 @@
 //! ```text
 //! treegraft           the program, knows everything
 //!   push   server     the two ends of a push
-//!   flatpak           what flatpak means; push may use it too
-//!   wire  sign  repo
+//!   wire              the protocol between them
+//!   flatpak           what flatpak means
+//!   sign   repo
 //!   object            knows nobody
 //! treegraft-testkit   knows nobody, and is known by tests alone
 //! ```
@@ -36,7 +37,7 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
         &["treegraft-wire", "treegraft-flatpak", "treegraft-sign", "treegraft-repo", "treegraft-object"],
     ),
     ("treegraft-flatpak", &["treegraft-repo", "treegraft-object"]),
-    ("treegraft-wire", &["treegraft-object"]),
+    ("treegraft-wire", &["treegraft-flatpak", "treegraft-object"]),
     ("treegraft-sign", &["treegraft-object"]),
     ("treegraft-repo", &["treegraft-object"]),
     ("treegraft-object", &[]),

@@ -1,0 +1,199 @@
+//! The protocol's requests over one HTTP/2 connection.
+
+use std::{convert::Infallible, io};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    client::conn::http2,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use treegraft_object::ObjectName;
+use treegraft_wire::{
+    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenRequest, PublishEvent, Published, PushId,
+    question::{self, Presence, QuestionError},
+    window,
+};
+
+/// Largest answer in bytes: the presence of a whole question, or the refs of a push of some ten thousand.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// Largest line of a publish answer in bytes; the last one lists every ref.
+const MAX_EVENT_BYTES: usize = 16 << 20;
+
+/// Bytes of a stream's body that wait for its window: a few batches of objects.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+
+/// A request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The server says why.
+    #[error(transparent)]
+    Api(#[from] Box<ApiError>),
+    /// The connection broke.
+    #[error("The connection to the server broke")]
+    Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is not what the protocol says.
+    #[error("The server's answer is not valid: {reason}")]
+    Answer {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// Tells whether another try may succeed.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Api(error) => error.code.is_temporary(),
+            Self::Connection(_) => true,
+            Self::Answer { .. } => false,
+        }
+    }
+
+    fn answer(reason: &impl ToString) -> Self {
+        Self::Answer { reason: reason.to_string() }
+    }
+}
+
+impl From<hyper::Error> for ClientError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Connection(Box::new(error))
+    }
+}
+
+impl From<QuestionError> for ClientError {
+    fn from(error: QuestionError) -> Self {
+        Self::answer(&error)
+    }
+}
+
+type RequestBody = BoxBody<Bytes, io::Error>;
+
+/// One connection to a server. Cheap to clone; requests of all clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    requests: http2::SendRequest<RequestBody>,
+}
+
+impl Client {
+    /// Starts HTTP/2 on a byte stream. Nothing is waited for: the first request may go out at once.
+    pub async fn connect<I>(io: I) -> Result<Self, ClientError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_connection_window_size(window::CONNECTION_BYTES)
+            .initial_stream_window_size(window::STREAM_BYTES)
+            .max_frame_size(window::FRAME_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .handshake(TokioIo::new(io))
+            .await?;
+        // Its errors come back through the requests that are under way.
+        tokio::spawn(connection);
+        Ok(Self { requests })
+    }
+
+    /// Opens a push.
+    pub async fn open(&self, request: &OpenRequest) -> Result<OpenAnswer, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::answer(&error))?;
+        let response = self.post("pushes".to_owned(), full(body)).await?;
+        json(response).await
+    }
+
+    /// Asks which objects are missing.
+    pub async fn missing(&self, push: &PushId, names: &[ObjectName]) -> Result<Vec<Presence>, ClientError> {
+        let response = self.post(format!("pushes/{}/missing", push.0), full(question::encode(names))).await?;
+        let bytes = collect(response).await?;
+        Ok(question::decode_answer(&bytes, names.len())?)
+    }
+
+    /// Sends a stream of objects.
+    pub async fn objects<S>(&self, push: &PushId, batches: S) -> Result<ObjectsAnswer, ClientError>
+    where
+        S: Stream<Item = Result<Frame<Bytes>, io::Error>> + Send + Sync + 'static,
+    {
+        let body = BodyExt::boxed(StreamBody::new(batches));
+        let response = self.post(format!("pushes/{}/objects", push.0), body).await?;
+        json(response).await
+    }
+
+    /// Publishes what was sent; `on_event` hears how it goes.
+    pub async fn publish(
+        &self,
+        push: &PushId,
+        mut on_event: impl FnMut(PublishEvent),
+    ) -> Result<Published, ClientError> {
+        let response = self.post(format!("pushes/{}/publish", push.0), full(Vec::new())).await?;
+        let mut body = successful(response).await?.into_body();
+        let mut buffer = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                buffer.extend_from_slice(&data);
+            }
+            while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
+                let line = buffer.split_to(end + 1);
+                match serde_json::from_slice(&line).map_err(|error| ClientError::answer(&error))? {
+                    PublishEvent::Done { published } => return Ok(published),
+                    PublishEvent::Failed { error } => return Err(Box::new(error).into()),
+                    event => on_event(event),
+                }
+            }
+            if buffer.len() > MAX_EVENT_BYTES {
+                return Err(ClientError::answer(&"a line is too long"));
+            }
+        }
+        Err(ClientError::Connection("it ended before the server said what was published".into()))
+    }
+
+    async fn post(&self, path: String, body: RequestBody) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            // The authority says nothing: the connection itself leads to one repository.
+            .uri(format!("http://treegraft{API_ROOT}/{path}"))
+            .body(body)
+            .map_err(|error| ClientError::answer(&error))?;
+        Ok(self.requests.clone().send_request(request).await?)
+    }
+}
+
+fn full(bytes: Vec<u8>) -> RequestBody {
+    Full::new(Bytes::from(bytes)).map_err(|never: Infallible| match never {}).boxed()
+}
+
+async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let bytes = collect(response).await?;
+    serde_json::from_slice(&bytes).map_err(|error| ClientError::answer(&error))
+}
+
+async fn collect(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    read_limited(successful(response).await?).await
+}
+
+/// Turns an answer that is an error into one.
+async fn successful(response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let bytes = read_limited(response).await?;
+    Err(match serde_json::from_slice::<ApiError>(&bytes) {
+        Ok(error) => Box::new(error).into(),
+        Err(_) => ClientError::answer(&unknown_failure(status)),
+    })
+}
+
+fn unknown_failure(status: StatusCode) -> String {
+    format!("status {status} without a reason")
+}
+
+async fn read_limited(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+    body.collect().await.map(http_body_util::Collected::to_bytes).map_err(ClientError::Connection)
+}

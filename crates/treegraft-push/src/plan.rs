@@ -1,0 +1,255 @@
+//! Finding out what has to be sent.
+//!
+//! A thread reads every dirtree that can be reached here, breadth first, and hands its name on; questions about them go to
+//! the server in large batches, several at a time, while the walk goes on. A dirtree below which the server has
+//! everything is done with. Of the others, files and dirmetas are asked for in the same way. What turns out to be missing
+//! goes to the senders at once: they begin after the first answer, not after the walk.
+//!
+//! A dirtree that is missing here ends the walk there. That is no error as long as the server has it.
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::mpsc;
+use treegraft_object::{CommitId, DirTreeId, ObjectKind, ObjectName};
+use treegraft_repo::{Find, Mode, ReadError, Repo};
+use treegraft_wire::{GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
+
+use crate::{Client, ClientError, Event, PushError, PushOptions, Reporter, Source};
+
+/// Names in one question. Large enough that a question's answer is not what takes its time, small enough that the first
+/// one leaves soon.
+const QUESTION_NAMES: usize = 8192;
+
+/// Questions that wait for their answers at a time.
+const MAX_OPEN_QUESTIONS: usize = 16;
+
+/// Batches of names between the walk and the questions.
+const WAITING_BATCHES: usize = 4;
+
+/// An object that has to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedObject {
+    /// The object.
+    pub name: ObjectName,
+    /// Its size as an archive repository stores it, if that is known before it is sent.
+    pub bytes: Option<u64>,
+}
+
+/// Totals of a plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Different objects that the pushed commits are made of, as far as they were looked at.
+    pub(crate) objects: u64,
+    /// Those of them that have to be sent.
+    pub(crate) missing_objects: u64,
+}
+
+/// Plans a push. Every object that has to be sent goes to `queue`, once.
+pub(crate) async fn plan(
+    client: &Client,
+    source: &Arc<Source>,
+    opened: &OpenAnswer,
+    options: &PushOptions,
+    reporter: &dyn Reporter,
+    queue: mpsc::UnboundedSender<PlannedObject>,
+) -> Result<Plan, PushError> {
+    let names_per_question = QUESTION_NAMES.min(opened.limits.question_names.max(1) as usize);
+    let roots = roots(source, opened, options)?;
+    let (batches, walked) = mpsc::channel(WAITING_BATCHES);
+    let owned = Arc::clone(source);
+    let walk = tokio::task::spawn_blocking(move || walk(&owned.repo, roots, names_per_question, &batches));
+    let asked = Arc::new(AtomicU64::new(0));
+    let planner = Planner {
+        client,
+        push: &opened.push,
+        source,
+        reporter,
+        queue,
+        names_per_question,
+        seen: HashSet::new(),
+        pending: Vec::new(),
+        plan: Plan::default(),
+        asked,
+    };
+    let plan = planner.run(walked).await?;
+    walk.await.map_err(|_| PushError::Worker)??;
+    reporter.event(Event::Planned);
+    Ok(plan)
+}
+
+/// Returns the commits whose objects are needed: those with something to publish, and with `exact` their new ancestors.
+fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<Vec<CommitId>, PushError> {
+    let mut roots = Vec::new();
+    for (pushed, state) in source.commits.iter().zip(&opened.refs) {
+        if state.verdict == Verdict::Unchanged {
+            continue;
+        }
+        roots.push(pushed.id);
+        let mut parent = pushed.commit.parent.filter(|_| options.mode == GraftMode::Exact && state.head.is_some());
+        while let Some(id) = parent.filter(|&id| Some(id) != state.head) {
+            // Shallow history ends somewhere; whether it reaches the head is for the server to say.
+            let Some(data) = source.repo.metadata(id.into())? else { break };
+            let commit = treegraft_object::Commit::decode(&data)
+                .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
+            roots.push(id);
+            parent = commit.parent;
+        }
+    }
+    Ok(roots)
+}
+
+/// Names that the walk found, in batches.
+type Batch = Vec<ObjectName>;
+
+/// Walks commits and dirtrees, each once, and sends their names in batches.
+fn walk(
+    repo: &Repo,
+    roots: Vec<CommitId>,
+    names_per_batch: usize,
+    batches: &mpsc::Sender<Batch>,
+) -> Result<(), ReadError> {
+    let mut seen = HashSet::new();
+    let mut trees = std::collections::VecDeque::new();
+    let mut batch: Batch = Vec::new();
+    let mut metas = HashSet::new();
+    for id in roots {
+        batch.push(id.into());
+        let commit = repo.commit(id)?;
+        if metas.insert(commit.root_meta) {
+            batch.push(commit.root_meta.into());
+        }
+        if seen.insert(commit.root_tree) {
+            trees.push_back(commit.root_tree);
+        }
+    }
+    while let Some(id) = trees.pop_front() {
+        batch.push(id.into());
+        if let Some(data) = repo.metadata(id.into())? {
+            let tree = treegraft_object::DirTreeRef::decode(&data)
+                .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
+            trees.extend(tree.dirs.iter().map(|&(_, tree, _)| tree).filter(|tree| seen.insert(*tree)));
+        }
+        if batch.len() >= names_per_batch && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
+            // The planner has failed and says why.
+            return Ok(());
+        }
+    }
+    let _ = batches.blocking_send(batch);
+    Ok(())
+}
+
+struct Planner<'p> {
+    client: &'p Client,
+    push: &'p PushId,
+    source: &'p Source,
+    reporter: &'p dyn Reporter,
+    queue: mpsc::UnboundedSender<PlannedObject>,
+    names_per_question: usize,
+    /// Files and dirmetas that were asked for.
+    seen: HashSet<ObjectName>,
+    /// Files and dirmetas that will be asked for when there are enough of them.
+    pending: Batch,
+    plan: Plan,
+    asked: Arc<AtomicU64>,
+}
+
+impl Planner<'_> {
+    async fn run(mut self, mut walked: mpsc::Receiver<Batch>) -> Result<Plan, PushError> {
+        let mut questions = FuturesUnordered::new();
+        let mut is_walking = true;
+        loop {
+            tokio::select! {
+                batch = walked.recv(), if is_walking && questions.len() < MAX_OPEN_QUESTIONS => match batch {
+                    Some(batch) if batch.is_empty() => {}
+                    Some(batch) => questions.push(self.ask(batch)),
+                    None => is_walking = false,
+                },
+                Some(answer) = questions.next(), if !questions.is_empty() => {
+                    let (names, presence): (Batch, Vec<Presence>) = answer?;
+                    for (name, presence) in names.into_iter().zip(presence) {
+                        self.take(name, presence)?;
+                    }
+                    while self.pending.len() >= self.names_per_question {
+                        let rest = self.pending.split_off(self.names_per_question);
+                        let full = std::mem::replace(&mut self.pending, rest);
+                        questions.push(self.ask(full));
+                    }
+                    // Nothing else will fill it soon: better a small question now than an idle link.
+                    if !self.pending.is_empty() && questions.is_empty() {
+                        let rest = std::mem::take(&mut self.pending);
+                        questions.push(self.ask(rest));
+                    }
+                }
+                else => {
+                    if self.pending.is_empty() {
+                        return Ok(self.plan);
+                    }
+                    let rest = std::mem::take(&mut self.pending);
+                    questions.push(self.ask(rest));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, names: Batch) -> impl Future<Output = Result<(Batch, Vec<Presence>), ClientError>> + use<> {
+        self.plan.objects += names.len() as u64;
+        let objects = self.asked.fetch_add(names.len() as u64, Ordering::Relaxed) + names.len() as u64;
+        self.reporter.event(Event::Compared { objects });
+        let (client, push) = (self.client.clone(), self.push.clone());
+        async move {
+            let presence = client.missing(&push, &names).await?;
+            Ok((names, presence))
+        }
+    }
+
+    /// Draws the consequences of one answer.
+    fn take(&mut self, name: ObjectName, presence: Presence) -> Result<(), PushError> {
+        if presence == Presence::Missing {
+            self.enqueue(name)?;
+        }
+        if name.kind == ObjectKind::DirTree && presence != Presence::Complete {
+            let tree = self.source.repo.dirtree(DirTreeId(name.checksum)).map_err(|error| match error {
+                ReadError::NotFound { name } => PushError::MissingHere { name },
+                error => error.into(),
+            })?;
+            let files = tree.files.iter().map(|&(_, id)| ObjectName::from(id));
+            let metas = tree.dirs.iter().map(|&(_, _, id)| ObjectName::from(id));
+            for name in files.chain(metas) {
+                if self.seen.insert(name) {
+                    self.pending.push(name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, name: ObjectName) -> Result<(), PushError> {
+        let bytes = size_here(&self.source.repo, name);
+        if bytes.is_none() && !self.source.repo.has(name)? {
+            return Err(PushError::MissingHere { name });
+        }
+        self.plan.missing_objects += 1;
+        self.reporter.event(Event::Found { objects: 1, bytes: bytes.unwrap_or(0) });
+        // A sender that failed says so itself.
+        let _ = self.queue.send(PlannedObject { name, bytes });
+        Ok(())
+    }
+}
+
+/// Returns the size of an object as it will be sent, if a look at its file tells: always in archive repositories, and
+/// everywhere for metadata.
+fn size_here(repo: &Repo, name: ObjectName) -> Option<u64> {
+    if repo.mode() != Mode::Archive && name.kind == ObjectKind::File {
+        return None;
+    }
+    let path: PathBuf = repo.path().join(name.loose_path("filez"));
+    path.metadata().ok().map(|metadata| metadata.len())
+}

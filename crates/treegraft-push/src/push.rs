@@ -1,0 +1,184 @@
+//! A push from its opening to what was published.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use treegraft_flatpak::GraftOptions;
+use treegraft_object::ObjectName;
+use treegraft_wire::{
+    GraftMode, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefOffer, Resumed, Verdict,
+};
+
+use crate::{
+    Client, Event, PlannedObject, PushError, Reporter, Source,
+    plan::{Plan, plan},
+    transfer::{Transferred, transfer},
+};
+
+/// Object streams when nothing else is said: reading, framing and HTTP/2 overlap, and each keeps a thread of the server
+/// busy with inflating and hashing.
+const DEFAULT_STREAMS: u32 = 4;
+
+/// What a push shall do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PushOptions {
+    /// How the commits get onto their refs.
+    pub mode: GraftMode,
+    /// Whether an exact push may drop commits from a ref.
+    pub force: bool,
+    /// Whether commits may be older than the heads.
+    pub allow_older: bool,
+    /// What the new commits say differently.
+    pub graft: GraftOptions,
+    /// Whether anything is changed.
+    pub purpose: Purpose,
+    /// Object streams at a time.
+    pub streams: u32,
+}
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self {
+            mode: GraftMode::default(),
+            force: false,
+            allow_older: false,
+            graft: GraftOptions::default(),
+            purpose: Purpose::Push,
+            streams: DEFAULT_STREAMS,
+        }
+    }
+}
+
+/// What a push did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The refs in the order of the source; for a dry run with the heads as they are.
+    pub refs: Vec<PublishedRef>,
+    /// Different objects that were compared with the server's.
+    pub compared_objects: u64,
+    /// Objects sent.
+    pub sent_objects: u64,
+    /// Their bytes as they are stored.
+    pub sent_bytes: u64,
+    /// What was there of earlier pushes that did not end.
+    pub resumed: Resumed,
+    /// Sentences of the server for the pusher.
+    pub notes: Vec<String>,
+    /// For a dry run: what would be sent.
+    pub planned: Vec<PlannedObject>,
+}
+
+/// Pushes the source's commits to the server behind `client`.
+///
+/// When it fails, nothing was published, unless the error says so; what the server has received stays there and is not
+/// sent again by the next push.
+pub async fn push(
+    client: &Client,
+    source: Source,
+    options: &PushOptions,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Outcome, PushError> {
+    let source = Arc::new(source);
+    let opened = client.open(&request(&source, options)).await?;
+    check_answer(&source, &opened)?;
+    reporter.event(Event::Opened(&opened));
+    if opened.refs.iter().all(|state| state.verdict == Verdict::Unchanged) {
+        return Ok(outcome(&source, opened, Plan::default(), Transferred::default()));
+    }
+
+    let (queue, planned) = mpsc::unbounded_channel();
+    enqueue_detached_metadata(&source, options, &opened, &queue)?;
+    let planning = plan(client, &source, &opened, options, &*reporter, queue);
+    if options.purpose == Purpose::DryRun {
+        let plan = planning.await?;
+        let mut outcome = outcome(&source, opened, plan, Transferred::default());
+        outcome.planned = drain(planned);
+        return Ok(outcome);
+    }
+    let streams = options.streams.clamp(1, opened.limits.streams.max(1));
+    let transferring = transfer(client, &opened.push, &source, &reporter, planned, streams);
+    let (plan, transferred) = tokio::try_join!(planning, transferring)?;
+
+    let published = client.publish(&opened.push, |event| reporter.event(Event::Publishing(&event))).await?;
+    let mut outcome = outcome(&source, opened, plan, transferred);
+    let Published { refs, notes } = published;
+    outcome.refs = refs;
+    outcome.notes.extend(notes);
+    Ok(outcome)
+}
+
+fn request(source: &Source, options: &PushOptions) -> OpenRequest {
+    let offer = |pushed: &crate::source::SourceCommit| RefOffer {
+        name: pushed.target.clone(),
+        commit: pushed.id,
+        root_tree: pushed.commit.root_tree,
+        root_meta: pushed.commit.root_meta,
+        timestamp_secs: pushed.commit.timestamp_secs,
+        mode: options.mode,
+        force: options.force,
+        allow_older: options.allow_older,
+        graft: options.graft.clone(),
+    };
+    OpenRequest {
+        client: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
+        purpose: options.purpose,
+        refs: source.commits.iter().map(offer).collect(),
+        features: Vec::new(),
+    }
+}
+
+/// The answer must be about the refs that were asked for.
+fn check_answer(source: &Source, opened: &OpenAnswer) -> Result<(), PushError> {
+    let is_about_them =
+        source.commits.iter().map(|pushed| &pushed.target).eq(opened.refs.iter().map(|state| &state.name));
+    if is_about_them {
+        return Ok(());
+    }
+    let reason = "it is about other refs than were asked for".to_owned();
+    Err(crate::ClientError::Answer { reason }.into())
+}
+
+/// Offers the detached metadata of every pushed commit; whether it is kept is the server's policy.
+fn enqueue_detached_metadata(
+    source: &Source,
+    options: &PushOptions,
+    opened: &OpenAnswer,
+    queue: &mpsc::UnboundedSender<PlannedObject>,
+) -> Result<(), PushError> {
+    for (pushed, state) in source.commits.iter().zip(&opened.refs) {
+        if state.verdict == Verdict::Unchanged || options.purpose == Purpose::DryRun {
+            continue;
+        }
+        let name = ObjectName::commit_meta(pushed.id);
+        let metadata = treegraft_repo::Find::metadata(&source.repo, name)?;
+        if let Some(data) = metadata.filter(|data| !data.is_empty()) {
+            let _ = queue.send(PlannedObject { name, bytes: Some(data.len() as u64) });
+        }
+    }
+    Ok(())
+}
+
+fn drain(mut planned: mpsc::UnboundedReceiver<PlannedObject>) -> Vec<PlannedObject> {
+    let mut objects = Vec::new();
+    while let Ok(object) = planned.try_recv() {
+        objects.push(object);
+    }
+    objects
+}
+
+fn outcome(source: &Source, opened: OpenAnswer, plan: Plan, transferred: Transferred) -> Outcome {
+    let state = |(pushed, state): (&crate::source::SourceCommit, &treegraft_wire::RefState)| PublishedRef {
+        name: pushed.target.clone(),
+        old: state.head,
+        new: state.head.filter(|_| state.verdict == Verdict::Unchanged).unwrap_or(pushed.id),
+    };
+    Outcome {
+        refs: source.commits.iter().zip(&opened.refs).map(state).collect(),
+        compared_objects: plan.objects,
+        sent_objects: transferred.objects,
+        sent_bytes: transferred.bytes,
+        resumed: opened.resumed,
+        notes: opened.notes,
+        planned: Vec::new(),
+    }
+}

@@ -1,0 +1,117 @@
+//! The repository and the refs to push.
+
+use std::{path::Path, str::FromStr};
+
+use treegraft_object::{Commit, CommitId, InvalidName, RefName};
+use treegraft_repo::{Find, OpenError, ReadError, RefError, Repo};
+
+/// Branches that a server makes by itself: not among the refs that are pushed when none is named.
+const GENERATED_REFS: [&str; 3] = ["appstream/", "appstream2/", "ostree-metadata"];
+
+/// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushRef {
+    /// The ref here, or a commit.
+    pub local: String,
+    /// The ref on the server.
+    pub target: RefName,
+}
+
+impl FromStr for PushRef {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (local, target) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self { local: local.to_owned(), target: RefName::new(target)? })
+    }
+}
+
+/// A repository with the commits to push.
+#[derive(Debug)]
+pub struct Source {
+    pub(crate) repo: Repo,
+    pub(crate) commits: Vec<SourceCommit>,
+}
+
+/// A commit to push.
+#[derive(Debug)]
+pub(crate) struct SourceCommit {
+    pub(crate) target: RefName,
+    pub(crate) id: CommitId,
+    pub(crate) commit: Commit,
+}
+
+/// What should be pushed cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The repository cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The refs cannot be read.
+    #[error(transparent)]
+    Refs(#[from] RefError),
+    /// A ref does not exist.
+    #[error("The repository `{repo}` has no ref `{name}`")]
+    NoSuchRef {
+        /// The repository.
+        repo: String,
+        /// The ref.
+        name: String,
+        /// Refs that it has, for a hint.
+        existing: Vec<RefName>,
+    },
+    /// There is nothing to push.
+    #[error("The repository `{repo}` has no refs to push")]
+    NoRefs {
+        /// The repository.
+        repo: String,
+    },
+    /// A commit cannot be read.
+    #[error("Could not read the commit of `{name}`")]
+    Commit {
+        /// The ref.
+        name: String,
+        /// The reason.
+        #[source]
+        source: ReadError,
+    },
+}
+
+impl Source {
+    /// Opens a repository and finds the commits of `refs`; all of its refs when none is named.
+    pub fn open(path: &Path, refs: &[PushRef]) -> Result<Self, SourceError> {
+        let repo = Repo::open(path)?;
+        let existing = repo.refs()?;
+        let shown_path = path.display().to_string();
+        let mut wanted: Vec<(String, RefName, CommitId)> = Vec::new();
+        for PushRef { local, target } in refs {
+            let id = existing.get(local.as_str()).copied().or_else(|| local.parse().ok());
+            let id = id.ok_or_else(|| SourceError::NoSuchRef {
+                repo: shown_path.clone(),
+                name: local.clone(),
+                existing: existing.keys().cloned().collect(),
+            })?;
+            wanted.push((local.clone(), target.clone(), id));
+        }
+        if refs.is_empty() {
+            let is_pushed = |name: &str| !GENERATED_REFS.iter().any(|generated| name.starts_with(generated));
+            let pushed = existing.iter().filter(|(name, _)| is_pushed(name.as_str()));
+            wanted.extend(pushed.map(|(name, id)| (name.to_string(), name.clone(), *id)));
+        }
+        if wanted.is_empty() {
+            return Err(SourceError::NoRefs { repo: shown_path });
+        }
+        let mut commits = Vec::new();
+        for (name, target, id) in wanted {
+            let commit = repo.commit(id).map_err(|source| SourceError::Commit { name, source })?;
+            commits.push(SourceCommit { target, id, commit });
+        }
+        Ok(Self { repo, commits })
+    }
+
+    /// Returns the refs on the server and the commits here.
+    pub fn refs(&self) -> impl Iterator<Item = (&RefName, CommitId)> {
+        self.commits.iter().map(|source| (&source.target, source.id))
+    }
+}

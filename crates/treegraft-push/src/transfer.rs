@@ -1,0 +1,151 @@
+//! Sending objects: several streams, each filled by a blocking thread from one queue.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use hyper::body::Frame;
+use tokio::sync::mpsc;
+use treegraft_object::{ContentId, ObjectKind};
+use treegraft_repo::{Find, ReadError, Repo};
+use treegraft_wire::{ObjectsAnswer, PushId, stream};
+
+use crate::{Client, Event, PlannedObject, PushError, Reporter, Source};
+
+/// Batches of a stream that wait for HTTP/2: enough that reading and sending overlap.
+const WAITING_BATCHES: usize = 4;
+
+/// Objects to send, shared by all streams.
+type Queue = Arc<Mutex<mpsc::UnboundedReceiver<PlannedObject>>>;
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Transferred {
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Sends everything from `queue` in `streams` streams until it is closed and empty.
+pub(crate) async fn transfer(
+    client: &Client,
+    push: &PushId,
+    source: &Arc<Source>,
+    reporter: &Arc<dyn Reporter>,
+    queue: mpsc::UnboundedReceiver<PlannedObject>,
+    streams: u32,
+) -> Result<Transferred, PushError> {
+    let queue: Queue = Arc::new(Mutex::new(queue));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..streams {
+        let (client, push, queue) = (client.clone(), push.clone(), Arc::clone(&queue));
+        let (source, reporter) = (Arc::clone(source), Arc::clone(reporter));
+        tasks.spawn(async move { send_stream(&client, &push, source, reporter, queue).await });
+    }
+    let mut total = Transferred::default();
+    while let Some(result) = tasks.join_next().await {
+        let sent = result.map_err(|_| PushError::Worker)??;
+        total.objects += sent.objects;
+        total.bytes += sent.bytes;
+    }
+    Ok(total)
+}
+
+async fn send_stream(
+    client: &Client,
+    push: &PushId,
+    source: Arc<Source>,
+    reporter: Arc<dyn Reporter>,
+    queue: Queue,
+) -> Result<Transferred, PushError> {
+    // A stream that has nothing to send is not opened: most pushes of a few objects need one.
+    let waiting = Arc::clone(&queue);
+    let first = tokio::task::spawn_blocking(move || next(&waiting)).await.map_err(|_| PushError::Worker)?;
+    let Some(first) = first else {
+        return Ok(Transferred::default());
+    };
+    let (batches, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(WAITING_BATCHES);
+    let body = futures_util::stream::unfold(receiver, |mut receiver| async {
+        let batch = receiver.recv().await?;
+        Some((batch.map(Frame::data), receiver))
+    });
+    let filling = tokio::task::spawn_blocking(move || fill(&source.repo, &*reporter, first, &queue, &batches));
+    let answer: Result<ObjectsAnswer, _> = client.objects(push, Box::pin(body)).await;
+    let filled = filling.await.map_err(|_| PushError::Worker)?;
+    match (answer, filled) {
+        // What the server says explains why the stream could not be filled further, not the other way round.
+        (_, Err(FillError::Read(error))) => Err(error.into()),
+        (Err(error), _) => Err(error.into()),
+        (Ok(_), Err(FillError::Closed)) => Err(PushError::Worker),
+        (Ok(_), Ok(transferred)) => Ok(transferred),
+    }
+}
+
+fn next(queue: &Queue) -> Option<PlannedObject> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
+}
+
+/// Why a stream was not filled to its end.
+enum FillError {
+    /// An object could not be read.
+    Read(ReadError),
+    /// Nobody takes the batches any more: the request has ended.
+    Closed,
+}
+
+impl From<io::Error> for FillError {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+/// Writes objects into a stream until the queue is closed and empty.
+fn fill(
+    repo: &Repo,
+    reporter: &dyn Reporter,
+    first: PlannedObject,
+    queue: &Queue,
+    batches: &mpsc::Sender<Result<Bytes, io::Error>>,
+) -> Result<Transferred, FillError> {
+    let mut total = Transferred::default();
+    let mut writer = stream::Writer::new(|batch: Bytes| {
+        let bytes = batch.len() as u64;
+        batches.blocking_send(Ok(batch)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        reporter.event(Event::Sending { bytes });
+        Ok(())
+    });
+    let mut current = Some(first);
+    while let Some(object) = current {
+        let sent = writer.object(object.name, |out| {
+            if object.name.kind == ObjectKind::File {
+                let id = ContentId(object.name.checksum);
+                match repo.open_archived(id) {
+                    Ok(Some((mut file, _))) => out.copy_from(&mut file).map_err(FillError::from),
+                    Ok(None) | Err(ReadError::NotArchive { .. }) => {
+                        repo.write_archived(id, out).map(drop).map_err(FillError::Read)
+                    }
+                    Err(error) => Err(FillError::Read(error)),
+                }
+            } else {
+                let name = object.name;
+                let data = repo.metadata(name).map_err(FillError::Read)?;
+                let data = data.ok_or(FillError::Read(ReadError::NotFound { name }))?;
+                io::Write::write_all(out, &data).map_err(FillError::from)
+            }
+        });
+        match sent {
+            Ok(bytes) => total.bytes += bytes,
+            Err(error) => {
+                // The stream must break off, not end: the server would take what came for whole.
+                let _ = batches.blocking_send(Err(io::Error::other("an object could not be read")));
+                return Err(error);
+            }
+        }
+        total.objects += 1;
+        reporter.event(Event::Sent);
+        current = next(queue);
+    }
+    writer.finish()?;
+    Ok(total)
+}

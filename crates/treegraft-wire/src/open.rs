@@ -1,0 +1,150 @@
+//! Opening a push.
+
+use serde::{Deserialize, Serialize};
+use treegraft_flatpak::GraftOptions;
+use treegraft_object::{CollectionId, CommitId, DirMetaId, DirTreeId, RefName};
+
+/// The name of a push on the server, random and only valid on the connection (or token) that opened it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PushId(pub String);
+
+/// The client says who it is and what it wants to publish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenRequest {
+    /// Program and version, for logs.
+    pub client: String,
+    /// Whether anything is to be changed.
+    #[serde(default)]
+    pub purpose: Purpose,
+    /// The refs, all of which are published or none.
+    pub refs: Vec<RefOffer>,
+    /// Names of optional parts of the protocol that the client knows.
+    #[serde(default)]
+    pub features: Vec<String>,
+}
+
+/// Whether a push is to change anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// Send and publish.
+    #[default]
+    Push,
+    /// Only find out what would be sent.
+    DryRun,
+}
+
+/// How a pushed commit gets onto its ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GraftMode {
+    /// The server makes a new commit with the pushed tree on top of the ref's head.
+    #[default]
+    Rebase,
+    /// The pushed commit itself becomes the ref's head; the old head must be among its ancestors.
+    Exact,
+}
+
+/// A ref and the commit whose tree it shall get.
+///
+/// What is said about the commit here is only for early answers; the server believes the commit object alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefOffer {
+    /// The ref on the server.
+    pub name: RefName,
+    /// The commit on the worker.
+    pub commit: CommitId,
+    /// The commit's root directory listing.
+    pub root_tree: DirTreeId,
+    /// The commit's root directory metadata.
+    pub root_meta: DirMetaId,
+    /// The commit's time in seconds since 1970 UTC.
+    pub timestamp_secs: u64,
+    /// How it gets onto the ref.
+    #[serde(default)]
+    pub mode: GraftMode,
+    /// With [`GraftMode::Exact`]: whether commits that are not ancestors may be dropped from the ref.
+    #[serde(default)]
+    pub force: bool,
+    /// Whether the commit may be older than the head.
+    #[serde(default)]
+    pub allow_older: bool,
+    /// What the new commit says differently from the pushed one.
+    #[serde(default)]
+    pub graft: GraftOptions,
+}
+
+/// The server's side of an opened push.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenAnswer {
+    /// Program and version, for logs.
+    pub server: String,
+    /// The push that was opened.
+    pub push: PushId,
+    /// What the repository is.
+    pub repository: Repository,
+    /// The refs in the order of the request.
+    pub refs: Vec<RefState>,
+    /// What the server takes at once.
+    pub limits: Limits,
+    /// What is still there of earlier pushes that did not end.
+    #[serde(default)]
+    pub resumed: Resumed,
+    /// Names of optional parts of the protocol that the server knows.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Sentences that the pusher should read.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// What a repository is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// Its collection id.
+    #[serde(default)]
+    pub collection_id: Option<CollectionId>,
+}
+
+/// The state of a ref when the push was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefState {
+    /// The ref.
+    pub name: RefName,
+    /// Its head.
+    #[serde(default)]
+    pub head: Option<CommitId>,
+    /// What the push means for it.
+    pub verdict: Verdict,
+}
+
+/// What a push means for a ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// There is something to publish.
+    Publish,
+    /// The head has the same tree already.
+    Unchanged,
+}
+
+/// What the server takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Largest object in bytes, as it is stored.
+    pub object_bytes: u64,
+    /// Most names in one question.
+    pub question_names: u32,
+    /// Most object streams at a time.
+    pub streams: u32,
+}
+
+/// What is still there of earlier pushes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Resumed {
+    /// How many objects.
+    pub objects: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}

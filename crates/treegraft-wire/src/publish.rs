@@ -1,0 +1,99 @@
+//! The end of a push: what was received, and what became visible.
+
+use serde::{Deserialize, Serialize};
+use treegraft_object::{CommitId, RefName};
+
+use crate::ApiError;
+
+/// The answer to a finished object stream: everything in it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ObjectsAnswer {
+    /// Objects that are new.
+    pub objects: u64,
+    /// Their size in bytes, as they are stored.
+    pub bytes: u64,
+    /// Objects that were there already.
+    pub already_there: u64,
+}
+
+/// One line of the answer to a publish request. The last one is [`Done`](Self::Done) or [`Failed`](Self::Failed).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PublishEvent {
+    /// A phase begins.
+    Phase {
+        /// Which one.
+        phase: Phase,
+    },
+    /// The server waits for somebody else.
+    Waiting {
+        /// For whom or what, in words.
+        reason: String,
+        /// For how long already.
+        waited_secs: u64,
+    },
+    /// All refs are published.
+    Done {
+        /// What was published.
+        published: Published,
+    },
+    /// Nothing was published, unless the error says otherwise.
+    Failed {
+        /// Why.
+        error: ApiError,
+    },
+    /// An event that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the server does during a publish, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Checks that every commit is complete.
+    Check,
+    /// Makes the new commits and signs them.
+    Graft,
+    /// Makes objects durable, moves them into place, moves the refs.
+    Publish,
+    /// Writes and signs the summary, or runs what is configured instead.
+    Summary,
+    /// A phase that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Check => "checking that every commit is complete",
+            Self::Graft => "grafting and signing",
+            Self::Publish => "publishing",
+            Self::Summary => "updating the summary",
+            Self::Unknown => "working",
+        })
+    }
+}
+
+/// What a push published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The refs in the order of the request.
+    pub refs: Vec<PublishedRef>,
+    /// Sentences that the pusher should read.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// What happened to a ref.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRef {
+    /// The ref.
+    pub name: RefName,
+    /// Its head before.
+    #[serde(default)]
+    pub old: Option<CommitId>,
+    /// Its head now; the same as before when there was nothing to publish.
+    pub new: CommitId,
+}

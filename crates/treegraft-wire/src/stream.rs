@@ -1,0 +1,212 @@
+//! Streams of objects.
+//!
+//! ```text
+//! object   kind      1 byte    libostree's number
+//!          encoding  1 byte    0: the object as an archive repository stores it
+//!          checksum  32 bytes
+//!          chunk*              as many as the object needs
+//!          end       4 bytes   zero
+//! chunk    length    4 bytes   big-endian, 1 to 1 MiB
+//!          bytes
+//! ```
+//!
+//! Objects follow each other until the stream ends. Chunks are there so that an object can be sent while it is
+//! compressed, before its length is known.
+
+use std::io::{self, Read, Write};
+
+use bytes::{Bytes, BytesMut};
+use treegraft_object::{Checksum, ObjectKind, ObjectName};
+
+/// Largest chunk in bytes.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// The encoding of an object as an archive repository stores it, the only one of this version.
+pub const ENCODING_ARCHIVE: u8 = 0;
+
+const HEAD_BYTES: usize = 2 + Checksum::BYTES;
+const LENGTH_BYTES: usize = 4;
+
+/// Bytes that are gathered before they are handed on: a few HTTP/2 frames, so that many small objects cost few of them.
+const BATCH_BYTES: usize = 128 << 10;
+
+/// Writes objects as a stream of batches.
+///
+/// `sink` gets the batches in order; its error ends the stream.
+pub struct Writer<S> {
+    batch: BytesMut,
+    read_buffer: Vec<u8>,
+    sink: S,
+}
+
+impl<S: FnMut(Bytes) -> io::Result<()>> Writer<S> {
+    /// Starts a stream.
+    pub fn new(sink: S) -> Self {
+        Self { batch: new_batch(), read_buffer: vec![0; BATCH_BYTES], sink }
+    }
+
+    /// Writes one object; `fill` gives its bytes. Returns how many there were.
+    pub fn object<E: From<io::Error>>(
+        &mut self,
+        name: ObjectName,
+        fill: impl FnOnce(&mut ObjectWriter<'_, S>) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        self.batch.extend_from_slice(&[name.kind.number(), ENCODING_ARCHIVE]);
+        self.batch.extend_from_slice(name.checksum.as_bytes());
+        let mut object = ObjectWriter { stream: self, bytes: 0 };
+        fill(&mut object)?;
+        let bytes = object.bytes;
+        self.batch.extend_from_slice(&[0; LENGTH_BYTES]);
+        self.hand_on_when_full()?;
+        Ok(bytes)
+    }
+
+    /// Ends the stream.
+    pub fn finish(mut self) -> io::Result<()> {
+        if self.batch.is_empty() { Ok(()) } else { (self.sink)(self.batch.freeze()) }
+    }
+
+    fn hand_on_when_full(&mut self) -> io::Result<()> {
+        if self.batch.len() < BATCH_BYTES {
+            return Ok(());
+        }
+        let batch = std::mem::replace(&mut self.batch, new_batch());
+        (self.sink)(batch.freeze())
+    }
+}
+
+/// A batch is handed on after the write that fills it, so that it holds up to one read more than [`BATCH_BYTES`].
+fn new_batch() -> BytesMut {
+    BytesMut::with_capacity(2 * BATCH_BYTES + HEAD_BYTES + 2 * LENGTH_BYTES)
+}
+
+/// Takes the bytes of one object.
+pub struct ObjectWriter<'w, S> {
+    stream: &'w mut Writer<S>,
+    bytes: u64,
+}
+
+impl<S: FnMut(Bytes) -> io::Result<()>> ObjectWriter<'_, S> {
+    /// Writes all that `source` has.
+    pub fn copy_from(&mut self, source: &mut impl Read) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.stream.read_buffer);
+        let result = self.copy_through(source, &mut buffer);
+        self.stream.read_buffer = buffer;
+        result
+    }
+
+    fn copy_through(&mut self, source: &mut impl Read, buffer: &mut [u8]) -> io::Result<()> {
+        loop {
+            match source.read(buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.write_all(&buffer[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl<S: FnMut(Bytes) -> io::Result<()>> Write for ObjectWriter<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let chunk = &bytes[..bytes.len().min(MAX_CHUNK_BYTES)];
+        if !chunk.is_empty() {
+            let length = u32::try_from(chunk.len()).expect("at most 1 MiB");
+            self.stream.batch.extend_from_slice(&length.to_be_bytes());
+            self.stream.batch.extend_from_slice(chunk);
+            self.bytes += chunk.len() as u64;
+            self.stream.hand_on_when_full()?;
+        }
+        Ok(chunk.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The stream breaks its format.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The kind of an object is unknown.
+    #[error("{number} is no kind of object")]
+    Kind {
+        /// The number.
+        number: u8,
+    },
+    /// The encoding of an object is unknown.
+    #[error("{number} is no encoding that this server knows")]
+    Encoding {
+        /// The number.
+        number: u8,
+    },
+    /// Reading failed, or the stream ended within an object.
+    #[error("Could not read the object stream")]
+    Read(#[from] io::Error),
+}
+
+/// Reads a stream of objects.
+pub struct Reader<R> {
+    source: R,
+}
+
+impl<R: Read> Reader<R> {
+    /// Starts to read.
+    pub const fn new(source: R) -> Self {
+        Self { source }
+    }
+
+    /// Returns the next object, or nothing at the end of the stream.
+    ///
+    /// The object must be read to its end before the next one is asked for.
+    pub fn next_object(&mut self) -> Result<Option<(ObjectName, ObjectReader<'_, R>)>, StreamError> {
+        let mut head = [0; HEAD_BYTES];
+        let first = loop {
+            match self.source.read(&mut head[..1]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        if first == 0 {
+            return Ok(None);
+        }
+        self.source.read_exact(&mut head[1..])?;
+        let kind = ObjectKind::from_number(head[0]).ok_or(StreamError::Kind { number: head[0] })?;
+        if head[1] != ENCODING_ARCHIVE {
+            return Err(StreamError::Encoding { number: head[1] });
+        }
+        let checksum = Checksum::from_slice(&head[2..]).expect("32 bytes follow kind and encoding");
+        Ok(Some((ObjectName::new(kind, checksum), ObjectReader { source: &mut self.source, left: 0, is_ended: false })))
+    }
+}
+
+/// The bytes of one object; reading gives 0 at its end.
+pub struct ObjectReader<'r, R> {
+    source: &'r mut R,
+    left: usize,
+    is_ended: bool,
+}
+
+impl<R: Read> Read for ObjectReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 && !self.is_ended {
+            let mut length = [0; LENGTH_BYTES];
+            self.source.read_exact(&mut length)?;
+            self.left = u32::from_be_bytes(length) as usize;
+            self.is_ended = self.left == 0;
+            if self.left > MAX_CHUNK_BYTES {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is longer than 1 MiB"));
+            }
+        }
+        if self.is_ended {
+            return Ok(0);
+        }
+        let wanted = buffer.len().min(self.left);
+        let count = self.source.read(&mut buffer[..wanted])?;
+        if count == 0 && wanted > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ends within an object"));
+        }
+        self.left -= count;
+        Ok(count)
+    }
+}
