@@ -31,20 +31,28 @@ pub enum NotNormal {
     /// A variant has no definite type.
     #[error("a variant has no definite type")]
     VariantType,
-    /// Containers are nested deeper than GLib reads.
-    #[error("containers are nested more than 128 deep")]
+    /// Values are nested deeper than GLib reads.
+    #[error("values are nested more than 128 deep")]
     Depth,
 }
 
 /// Checks that `data` is the normal form of a value of type `expected`.
 ///
-/// Everything that passes can be split with [`tuple`] and [`elements`] all the way down.
+/// Everything that passes can be split with [`tuple`] and [`elements`] all the way down. Time and memory are in proportion
+/// to the data, however the type is nested.
 pub fn check(expected: &Type, data: &[u8]) -> Result<(), NotNormal> {
     check_at(expected, data, 0)
 }
 
-fn check_at(expected: &Type, data: &[u8], depth: usize) -> Result<(), NotNormal> {
-    if depth > MAX_GVARIANT_DEPTH {
+fn check_at(mut expected: &Type, data: &[u8], mut depth: usize) -> Result<(), NotNormal> {
+    // A tuple of one member has just that member's bytes. A hundred of them in each other would cost a hundred steps a byte.
+    while let Type::Tuple(members) = expected
+        && let [only] = members.as_slice()
+    {
+        expected = only;
+        depth += 1;
+    }
+    if depth >= MAX_GVARIANT_DEPTH {
         return Err(NotNormal::Depth);
     }
     if let Some(size) = expected.fixed_size()
@@ -62,21 +70,19 @@ fn check_at(expected: &Type, data: &[u8], depth: usize) -> Result<(), NotNormal>
         Type::Variant => {
             let (type_string, child) = split_variant(data)?;
             let child_type = Type::parse(type_string).map_err(|_| NotNormal::VariantType)?;
+            // As in GLib, the whole type counts, even where an empty array leaves no value at its bottom.
+            if depth + child_type.depth() >= MAX_GVARIANT_DEPTH {
+                return Err(NotNormal::Depth);
+            }
             check_at(&child_type, child, depth + 1)
         }
+        Type::Maybe(_) | Type::Array(_) if data.is_empty() => Ok(()),
         Type::Maybe(element) => match (data, element.fixed_size()) {
-            ([], _) => Ok(()),
             (_, Some(_)) => check_at(element, data, depth + 1),
             ([child @ .., 0], None) => check_at(element, child, depth + 1),
             _ => Err(NotNormal::Padding),
         },
-        Type::Array(element) if has_no_illegal_bytes(element) => {
-            let size = element.fixed_size().unwrap_or(1);
-            if data.len().is_multiple_of(size) { Ok(()) } else { Err(NotNormal::Size) }
-        }
-        Type::Array(element) => {
-            elements(element, data)?.into_iter().try_for_each(|child| check_at(element, child, depth + 1))
-        }
+        Type::Array(element) => check_elements(element, data, depth + 1),
         Type::Tuple(members) => tuple(members, data)?
             .into_iter()
             .zip(members)
@@ -84,9 +90,24 @@ fn check_at(expected: &Type, data: &[u8], depth: usize) -> Result<(), NotNormal>
     }
 }
 
-/// Tells whether any bytes of the right length are a value of this type, so that long arrays need no look at each element.
-const fn has_no_illegal_bytes(element: &Type) -> bool {
-    matches!(element, Type::Byte | Type::Int16 | Type::Int32 | Type::Int64)
+/// Checks an array that is not empty, without a list of its elements where they can be told apart without one.
+fn check_elements(element: &Type, data: &[u8], depth: usize) -> Result<(), NotNormal> {
+    let Some(size) = element.fixed_size() else {
+        return elements(element, data)?.into_iter().try_for_each(|child| check_at(element, child, depth));
+    };
+    if !data.len().is_multiple_of(size) {
+        return Err(NotNormal::Size);
+    }
+    if depth >= MAX_GVARIANT_DEPTH {
+        return Err(NotNormal::Depth);
+    }
+    match element {
+        // Any bytes are a number.
+        Type::Byte | Type::Int16 | Type::Int32 | Type::Int64 => Ok(()),
+        Type::Bool if data.iter().all(|&byte| byte <= 1) => Ok(()),
+        Type::Bool => Err(NotNormal::Bool),
+        _ => data.chunks(size).try_for_each(|child| check_at(element, child, depth)),
+    }
 }
 
 /// Returns a string value's text without its NUL.
@@ -111,7 +132,6 @@ const fn grammar(holds: bool) -> Result<(), NotNormal> {
 fn is_object_path(path: &str) -> bool {
     path == "/"
         || path.strip_prefix('/').is_some_and(|rest| {
-            rest.split('/')
-                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+            rest.split('/').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
         })
 }
