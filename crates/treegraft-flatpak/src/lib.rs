@@ -1,7 +1,7 @@
 //! What Flatpak means on top of OSTree.
 //!
 //! * [`names`]: Flatpak's refs (`app/ID/ARCH/BRANCH`, `runtime/ID/ARCH/BRANCH`) and ids, with their grammar.
-//! * [`graft`]: the commit that puts a pushed tree on top of a ref's head, with the metadata that
+//! * [`mod@graft`]: the commit that puts a pushed tree on top of a ref's head, with the metadata that
 //!   `flatpak build-commit-from` writes.
 //! * [`options`]: what may be asked of a graft: texts, time, end of life, token type, subsets, collection ids.
 //! * [`size`]: the download size that Flatpak shows to its users.
