@@ -19,7 +19,7 @@ use std::{
 };
 
 use treegraft_object::{
-    CommitId, ContentId, ObjectKind, ObjectName, tombstone,
+    CommitId, ContentId, ObjectKind, ObjectName,
     verify::{self, VerifyError},
 };
 
@@ -92,13 +92,6 @@ pub enum Problem {
         /// The commit.
         commit: CommitId,
     },
-    /// A tombstone names another commit than its file name does.
-    TombstoneMismatch {
-        /// The tombstone.
-        name: ObjectName,
-        /// The commit that it names.
-        actual: CommitId,
-    },
     /// A ref's commit is not there.
     DanglingRef {
         /// The ref's path below the repository.
@@ -122,7 +115,6 @@ impl Problem {
             Self::Object { source, .. } => source.code(),
             Self::MissingObject { .. } => "missing-object",
             Self::TombstoneOfLiveCommit { .. } => "tombstone-of-live-commit",
-            Self::TombstoneMismatch { .. } => "tombstone-mismatch",
             Self::DanglingRef { .. } => "dangling-ref",
             Self::Ref { source, .. } => source.code(),
         }
@@ -131,9 +123,7 @@ impl Problem {
     /// Returns the object that is wrong or missing.
     pub fn object(&self) -> Option<ObjectName> {
         match self {
-            Self::Object { name, .. } | Self::MissingObject { name, .. } | Self::TombstoneMismatch { name, .. } => {
-                Some(*name)
-            }
+            Self::Object { name, .. } | Self::MissingObject { name, .. } => Some(*name),
             Self::TombstoneOfLiveCommit { commit } => Some(ObjectName::new(ObjectKind::TombstoneCommit, commit.0)),
             Self::DanglingRef { .. } | Self::Ref { .. } => None,
         }
@@ -159,7 +149,6 @@ impl fmt::Display for Problem {
             Self::TombstoneOfLiveCommit { commit } => {
                 write!(f, "The commit `{commit}` is there, but also a mark that it was deleted")
             }
-            Self::TombstoneMismatch { name, actual } => write!(f, "The object `{name}` names the commit {actual}"),
             Self::DanglingRef { path, commit } => write!(f, "The ref `{path}` leads to the missing commit `{commit}`"),
             Self::Ref { source, .. } => chain(f, source),
         }
@@ -253,7 +242,7 @@ fn check_object(repo: &Repo, name: ObjectName) -> Option<Problem> {
             // Deleted since it was listed; whether a commit needs it shows in the next pass.
             Ok(None) => Ok(()),
             Ok(Some(data)) => match verify_metadata(name, &data) {
-                Ok(()) if name.kind == ObjectKind::TombstoneCommit => return check_tombstone(repo, name, &data),
+                Ok(()) if name.kind == ObjectKind::TombstoneCommit => return check_tombstone(repo, name),
                 result => result,
             },
             Err(error) => Err(error),
@@ -273,15 +262,9 @@ fn verify_metadata(name: ObjectName, data: &[u8]) -> Result<(), ReadError> {
     })
 }
 
-fn check_tombstone(repo: &Repo, name: ObjectName, data: &[u8]) -> Option<Problem> {
+/// Checks that the commit of a valid tombstone is really gone.
+fn check_tombstone(repo: &Repo, name: ObjectName) -> Option<Problem> {
     let commit = CommitId(name.checksum);
-    let actual = match tombstone::decode(data) {
-        Ok(actual) => actual,
-        Err(source) => return Some(Problem::Object { name, source: ReadError::Invalid { name, source } }),
-    };
-    if actual != commit {
-        return Some(Problem::TombstoneMismatch { name, actual });
-    }
     match repo.loose().has(commit.into()) {
         Ok(false) => None,
         Ok(true) => Some(Problem::TombstoneOfLiveCommit { commit }),

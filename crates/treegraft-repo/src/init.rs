@@ -92,14 +92,14 @@ impl Repo {
                 // Everything else is durable before the directory is a repository.
                 sync_directories(path).map_err(|source| fail(path, source))?;
             }
-            match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path.join(directory)) {
-                Ok(()) => {}
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            if let Err(error) = fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path.join(directory)) {
+                if error.kind() != io::ErrorKind::AlreadyExists {
                     return Err(fail(&path.join(directory), error));
                 }
-                // Somebody else has made the repository meanwhile.
-                Err(_) if directory == "objects" => return Err(InitError::AlreadyExists { path: path.to_owned() }),
-                Err(_) => {}
+                if directory == "objects" {
+                    // Somebody else has made the repository meanwhile.
+                    return Err(InitError::AlreadyExists { path: path.to_owned() });
+                }
             }
         }
         File::open(path).and_then(|directory| directory.sync_all()).map_err(|source| fail(path, source))?;
