@@ -60,6 +60,11 @@ impl LoosePath {
         &self.as_str()[..2]
     }
 
+    /// Returns the file's name in its directory.
+    pub(crate) fn file_name(&self) -> &str {
+        &self.as_str()[3..]
+    }
+
     /// Reads an object's name from its directory and its file name, or nothing when it is no object of this mode.
     pub(crate) fn parse(directory: &str, file_name: &str, mode: Mode) -> Option<ObjectName> {
         let (digits, extension) = file_name.rsplit_once('.')?;
@@ -94,7 +99,7 @@ mod tests {
                 let expected = name.loose_path(mode.content_extension());
                 assert_eq!(format!("objects/{}", path.as_str()), expected, "the path of {name} in mode {mode}");
                 assert_eq!(path.as_c_str().to_str(), Ok(path.as_str()), "both forms are one path");
-                let parsed = LoosePath::parse(path.directory(), &path.as_str()[3..], mode);
+                let parsed = LoosePath::parse(path.directory(), path.file_name(), mode);
                 assert_eq!(parsed, Some(name), "the path names its object");
             }
         }
