@@ -1,6 +1,6 @@
 //! Commit objects: `(a{sv}aya(say)sstayay)`.
 //!
-//! Members: metadata, parent (32 bytes or none), related objects (always empty in practice), subject, body, time in
+//! Members: metadata, parent (32 bytes or none), related objects (always empty), subject, body, time in
 //! seconds since 1970 UTC (big-endian), root dirtree, root dirmeta.
 
 use std::sync::LazyLock;
@@ -63,6 +63,10 @@ impl<'a> CommitRef<'a> {
             std::str::from_utf8(part.strip_suffix(&[0]).unwrap_or(part)).map_err(|_| not_normal(NotNormal::Str))
         };
         Dict::decode(parts[0])?;
+        // The forms here have no place for them, so that the commit would be encoded as another one.
+        if !parts[2].is_empty() {
+            return Err(DecodeError::RelatedObjects);
+        }
         Ok(Self {
             metadata: parts[0],
             parent: match parts[1] {

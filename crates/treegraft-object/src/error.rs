@@ -130,6 +130,17 @@ pub enum DecodeError {
         /// The expected GVariant type.
         expected: &'static str,
     },
+    /// A metadata key has no place in this object.
+    #[error("The metadata key `{key}` has no place in a {what}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The object.
+        what: &'static str,
+    },
+    /// A commit lists related objects.
+    #[error("The commit lists related objects, which no program writes or reads")]
+    RelatedObjects,
     /// A ref in a summary breaks the grammar or the order.
     #[error("The ref `{name}` in the summary is not valid: {reason}")]
     SummaryRef {
@@ -162,6 +173,8 @@ impl DecodeError {
             Self::EmptyKey => "empty-key",
             Self::DuplicateKey { .. } => "duplicate-key",
             Self::ValueType { .. } => "value-type",
+            Self::UnknownKey { .. } => "unknown-key",
+            Self::RelatedObjects => "related-objects",
             Self::SummaryRef { .. } => "summary-ref",
         }
     }

@@ -56,7 +56,7 @@ impl FileHeader {
         }
     }
 
-    /// Checks what the type system does not: mode bits and the target's length.
+    /// Checks what the type system does not: mode bits and the target.
     pub fn validate(&self) -> Result<(), DecodeError> {
         let (expected, what) = match self.kind {
             FileKind::Regular => (S_IFREG, "regular file"),
@@ -67,6 +67,9 @@ impl FileHeader {
         }
         match self.symlink_target() {
             Some("") => Err(DecodeError::SymlinkTarget { reason: "it is empty" }),
+            Some(target) if target.contains('\0') => {
+                Err(DecodeError::SymlinkTarget { reason: "it has a NUL, at which it would be cut off" })
+            }
             Some(target) if target.len() > MAX_SYMLINK_TARGET_BYTES => {
                 Err(DecodeError::SymlinkTarget { reason: "it is longer than 4095 bytes" })
             }

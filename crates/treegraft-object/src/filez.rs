@@ -61,10 +61,7 @@ pub fn read_header(source: &mut impl Read) -> Result<(FileHeader, u64, Vec<u8>),
     if length == 0 {
         return Err(DecodeError::HeaderFrame { reason: "the length is zero" }.into());
     }
-    if length > limits::MAX_FILE_HEADER_BYTES {
-        let (bytes, limit_bytes) = (length.into(), limits::MAX_FILE_HEADER_BYTES.into());
-        return Err(DecodeError::TooLarge { what: "file header", bytes, limit_bytes }.into());
-    }
+    check_header_length(length as usize)?;
     let mut bytes = frame.to_vec();
     // `take` bounds the allocation by what really comes, not by what the length promises.
     let read = source.take(length.into()).read_to_end(&mut bytes).map_err(FilezError::Read)?;
@@ -73,6 +70,11 @@ pub fn read_header(source: &mut impl Read) -> Result<(FileHeader, u64, Vec<u8>),
     }
     let (header, content_bytes) = FileHeader::decode_archive(&bytes[FRAME_BYTES..])?;
     Ok((header, content_bytes, bytes))
+}
+
+fn check_header_length(length: usize) -> Result<(), DecodeError> {
+    let (bytes, limit_bytes) = (length as u64, limits::MAX_FILE_HEADER_BYTES.into());
+    if bytes > limit_bytes { Err(DecodeError::TooLarge { what: "file header", bytes, limit_bytes }) } else { Ok(()) }
 }
 
 fn read_fully(source: &mut impl Read, buffer: &mut [u8], reason: &'static str) -> Result<(), FilezError> {
@@ -86,7 +88,8 @@ fn read_fully(source: &mut impl Read, buffer: &mut [u8], reason: &'static str) -
 ///
 /// This is the check that every content object from outside must pass: frame, header, deflate stream, sizes, nothing
 /// behind the end. The returned checksum still has to be compared with the expected one. What was written before an
-/// error must be thrown away. Memory does not depend on the object's size, and no more than the promised size is inflated.
+/// error must be thrown away. Memory does not depend on the object's size. Inflating stops within one buffer
+/// behind the promised size, and nothing beyond that size reaches `content`.
 pub fn copy(
     source: &mut impl Read,
     archived: &mut impl Write,
@@ -198,6 +201,7 @@ pub fn write(
 ) -> Result<FilezInfo, FilezError> {
     header.validate()?;
     let header_bytes = header.encode_archive(content_bytes);
+    check_header_length(header_bytes.len() - FRAME_BYTES)?;
     archived.write_all(&header_bytes).map_err(FilezError::Write)?;
     let mut archived_bytes = header_bytes.len() as u64;
     let mut hasher = Sha256::new_with_prefix(header.encode_bare());

@@ -26,8 +26,14 @@ pub const MAX_REF_NAME_BYTES: usize = 1024;
 /// Longest collection id, in bytes: the bound of D-Bus interface names, which libostree uses.
 pub const MAX_COLLECTION_ID_BYTES: usize = 255;
 
-/// Deepest nesting of GVariant containers, as in GLib (`G_VARIANT_MAX_RECURSION_DEPTH`).
+/// Most levels of nested GVariant values, the innermost one counted, as in GLib (`G_VARIANT_MAX_RECURSION_DEPTH`).
 pub const MAX_GVARIANT_DEPTH: usize = 128;
+
+/// Longest GVariant type string, in bytes: the bound of D-Bus signatures.
+///
+/// Types come with the values of variants; a long one would cost many times its own size in memory. GLib has no bound, and
+/// the longest types of OSTree and Flatpak have less than 40 bytes.
+pub const MAX_TYPE_STRING_BYTES: usize = 255;
 
 /// Deepest directory nesting that is walked; a path cannot be longer than `PATH_MAX`, two bytes a level.
 pub const MAX_TREE_DEPTH: usize = 2048;

@@ -14,6 +14,9 @@ pub fn encode(commit: CommitId) -> Vec<u8> {
 /// Decodes a tombstone and returns the commit that was deleted.
 pub fn decode(data: &[u8]) -> Result<CommitId, DecodeError> {
     let dict = Dict::decode(data)?;
+    if let Some((key, _)) = dict.iter().find(|(key, _)| *key != "commit") {
+        return Err(DecodeError::UnknownKey { key: key.to_owned(), what: "tombstone" });
+    }
     let text = dict.get("commit").and_then(Variant::as_bytes).and_then(|bytes| bytes.strip_suffix(&[0]));
     text.and_then(|text| std::str::from_utf8(text).ok())
         .and_then(|text| text.parse().ok())

@@ -21,7 +21,7 @@ pub enum VerifyError {
         #[source]
         source: DecodeError,
     },
-    /// The object's bytes have another checksum than its name.
+    /// The object's bytes, or the commit that a tombstone holds, have another checksum than its name.
     #[error("The object `{name}` has the checksum {actual}")]
     Checksum {
         /// The object.
@@ -81,7 +81,10 @@ pub fn metadata(name: ObjectName, data: &[u8]) -> Result<(), VerifyError> {
         ObjectKind::DirTree => DirTreeRef::decode(data).map(drop),
         ObjectKind::DirMeta => DirMeta::decode(data).map(drop),
         ObjectKind::CommitMeta => detached::decode(data).map(drop),
-        ObjectKind::TombstoneCommit => tombstone::decode(data).map(drop),
+        ObjectKind::TombstoneCommit => {
+            let actual = tombstone::decode(data).map_err(invalid)?.0;
+            return if actual == name.checksum { Ok(()) } else { Err(VerifyError::Checksum { name, actual }) };
+        }
         ObjectKind::File => Err(DecodeError::ValueType { key: name.to_string(), expected: "metadata" }),
     }
     .map_err(invalid)
@@ -90,11 +93,7 @@ pub fn metadata(name: ObjectName, data: &[u8]) -> Result<(), VerifyError> {
 /// Copies an archive content object into `archived` and checks its format, its size and its checksum on the way.
 ///
 /// What was written must be thrown away after an error.
-pub fn content(
-    name: ObjectName,
-    source: &mut impl Read,
-    archived: &mut impl Write,
-) -> Result<FilezInfo, VerifyError> {
+pub fn content(name: ObjectName, source: &mut impl Read, archived: &mut impl Write) -> Result<FilezInfo, VerifyError> {
     let info = filez::copy(source, archived, &mut io::sink()).map_err(|error| match error {
         FilezError::Invalid(source) => VerifyError::Invalid { name, source },
         FilezError::Read(source) => VerifyError::Read { name, source },

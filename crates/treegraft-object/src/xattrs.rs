@@ -27,7 +27,8 @@ impl Xattrs {
     /// Makes the canonical list of names (without NUL) and values, as libostree reads it from a file: sorted, and
     /// without attributes whose value is empty.
     pub fn canonical(entries: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
-        let mut entries: Vec<_> = entries.into_iter().filter(|(name, value)| !name.is_empty() && !value.is_empty()).collect();
+        let mut entries: Vec<_> =
+            entries.into_iter().filter(|(name, value)| !name.is_empty() && !value.is_empty()).collect();
         entries.sort();
         entries.dedup_by(|later, earlier| later.0 == earlier.0);
         Self { entries }

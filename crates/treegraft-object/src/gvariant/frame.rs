@@ -64,10 +64,11 @@ pub fn elements<'a>(element: &Type, data: &'a [u8]) -> Result<Vec<&'a [u8]>, Not
     if offset_width_for(body_end, count) != width {
         return Err(NotNormal::OffsetWidth);
     }
+    let alignment = element.alignment();
     let mut children = Vec::with_capacity(count);
     let mut position = 0;
     for offset in table.chunks(width) {
-        let start = padded(body, position, element.alignment())?;
+        let start = padded(body, position, alignment)?;
         position = read_offset(offset)?;
         children.push(body.get(start..position).ok_or(NotNormal::Offset)?);
     }

@@ -1,6 +1,6 @@
 //! Type strings.
 
-use crate::limits::MAX_GVARIANT_DEPTH;
+use crate::limits::{MAX_GVARIANT_DEPTH, MAX_TYPE_STRING_BYTES};
 
 /// A definite GVariant type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +37,20 @@ pub enum Type {
 pub struct InvalidType;
 
 impl Type {
-    /// Parses a type string that must hold exactly one definite type.
+    /// Parses a type string that must hold exactly one definite type of at most [`MAX_TYPE_STRING_BYTES`].
     pub fn parse(text: &str) -> Result<Self, InvalidType> {
+        if text.len() > MAX_TYPE_STRING_BYTES {
+            return Err(InvalidType);
+        }
         let (parsed, rest) = Self::parse_prefix(text.as_bytes(), 0)?;
         if rest.is_empty() { Ok(parsed) } else { Err(InvalidType) }
     }
 
-    /// Tells whether `text` is a signature: zero or more definite types.
+    /// Tells whether `text` is a D-Bus signature: zero or more definite types, none of them with a maybe.
     pub(super) fn is_signature(text: &str) -> bool {
+        if text.len() > MAX_TYPE_STRING_BYTES || text.contains('m') {
+            return false;
+        }
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             match Self::parse_prefix(rest, 0) {
@@ -111,6 +117,15 @@ impl Type {
             Self::Int64 | Self::Variant => 8,
             Self::Maybe(element) | Self::Array(element) => element.alignment(),
             Self::Tuple(members) => members.iter().map(Self::alignment).max().unwrap_or(1),
+        }
+    }
+
+    /// Returns the number of nested types, this one counted.
+    pub(super) fn depth(&self) -> usize {
+        match self {
+            Self::Maybe(element) | Self::Array(element) => 1 + element.depth(),
+            Self::Tuple(members) => 1 + members.iter().map(Self::depth).max().unwrap_or(0),
+            _ => 1,
         }
     }
 
