@@ -59,17 +59,29 @@
 //! 50 bytes for each distinct object, [`fsck`] 33 for each.
 #![forbid(unsafe_code)]
 
+mod boot_id;
 mod closure;
 mod config;
+pub mod deltas;
+mod durable;
+pub mod fault;
 mod find;
+mod free_space;
 pub mod fsck;
 mod init;
+mod journal;
 mod key_file;
 mod lock;
 mod mode;
 mod open;
+mod private_dir;
+mod publish_lock;
+mod ref_edit;
 mod refs;
+mod staging;
 mod store;
+pub mod summary;
+mod transaction;
 
 pub use closure::{Closure, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
@@ -79,5 +91,9 @@ pub use key_file::{KeyFile, KeyFileError};
 pub use lock::{FileLock, LockError, LockKind, RepoLock};
 pub use mode::Mode;
 pub use open::{OpenError, Repo};
+pub use publish_lock::{FoundRef, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
+pub use ref_edit::{RefEdit, RefEditError};
 pub use refs::{RefError, RefTarget};
+pub use staging::{Resumed, Staged, StagedView, Staging, StagingError};
 pub use store::{Content, Listing, Objects};
+pub use transaction::{Committed, MAX_EDITS, Prepared, Transaction, TransactionError};

@@ -1,0 +1,33 @@
+//! The directory `.treegraft` in a repository.
+//!
+//! ```text
+//! .treegraft/               mode 0700
+//!   publish.lock            held by whoever publishes; never deleted
+//!   journal                 the refs of a publish that is not finished
+//!   staging/<random>/       objects of a push that are not published
+//! ```
+//!
+//! It is not in libostree's `tmp/`, because libostree adopts or deletes what it finds there. Only its owner may enter, so
+//! that a web server that serves the repository as another user does not serve unpublished objects.
+
+use std::{io, os::fd::OwnedFd, path::PathBuf};
+
+use rustix::fs::Mode;
+
+use crate::{
+    Repo,
+    durable::{self, Durability},
+};
+
+/// The directory's name.
+const NAME: &str = ".treegraft";
+
+/// Opens `.treegraft`, or makes it.
+pub(crate) fn open(repo: &Repo) -> io::Result<OwnedFd> {
+    durable::make_dirs(repo.dir(), NAME, Mode::RWXU, Durability::of(repo))
+}
+
+/// Returns its path, for messages.
+pub(crate) fn path(repo: &Repo) -> PathBuf {
+    repo.path().join(NAME)
+}

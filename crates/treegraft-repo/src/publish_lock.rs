@@ -1,0 +1,256 @@
+//! One publish at a time, and recovery from one that was cut off.
+//!
+//! A publish writes its refs one after the other, so a crash may leave some new and some old. The journal says which; who
+//! takes the lock next puts it right before anything else:
+//!
+//! | refs are | then |
+//! |---|---|
+//! | all old or new, all new commits complete | the old ones are written: [`Outcome::Completed`] |
+//! | none new, one moved elsewhere or its commit pruned meanwhile | the publish never happened: [`Outcome::Undone`] |
+//! | some new, one moved elsewhere or pruned | that one stays as it is, the others are written: [`Outcome::Completed`] |
+//! | unknown, the journal is torn | no ref was written: [`Outcome::Torn`] |
+//!
+//! After [`Outcome::Completed`] the summary is old; the journal stays until [`PublishLock::finish_recovery`], so that a crash
+//! before that is recovered from again.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use treegraft_object::CommitId;
+
+use crate::{
+    Closure, FileLock, LockError, LockKind, ReadError, RefError, Repo, RepoLock,
+    durable::Durability,
+    fault,
+    journal::{self, Journal},
+    private_dir,
+    ref_edit::{self, RefEdit, RefEditError},
+};
+
+/// The right to publish, and to write the summary and detached metadata. Released on drop.
+///
+/// Only treegraft knows this lock. libostree and flatpak may write refs and summaries at the same time; what they did is seen
+/// by the expected values of refs.
+#[derive(Debug)]
+pub struct PublishLock {
+    /// `.treegraft`.
+    private: OwnedFd,
+    path: PathBuf,
+    durability: Durability,
+    recovered: Option<Recovered>,
+    /// Released last.
+    _lock: FileLock,
+}
+
+/// What was found and done about a publish that had been cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Its refs.
+    pub refs: Vec<RecoveredRef>,
+}
+
+/// What became of a publish that had been cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its refs are written now; the summary has to be, too.
+    Completed,
+    /// None of its refs is written.
+    Undone,
+    /// It was cut off before its first ref.
+    Torn,
+}
+
+/// One ref of a publish that had been cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredRef {
+    /// What the publish wanted.
+    pub edit: RefEdit,
+    /// In which state the ref was found.
+    pub found: FoundRef,
+}
+
+/// The state of a ref when recovery began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FoundRef {
+    /// It was not written yet; it is now, unless the publish was undone.
+    Old,
+    /// It was written.
+    New,
+    /// Somebody else has moved it since; it stays as it is.
+    Moved {
+        /// What it points to, nothing when it was deleted.
+        to: Option<CommitId>,
+    },
+    /// It was not written, and its new commit is not complete any more; it stays as it is.
+    Pruned,
+}
+
+/// Why the lock was not taken or recovery failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The lock was not taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A newer treegraft was cut off; only it knows how to recover.
+    #[error("Could not read the journal `{path}`: it has the version {version}", path = path.display())]
+    JournalVersion {
+        /// The journal.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// A ref could not be written.
+    #[error(transparent)]
+    Ref(#[from] RefEditError),
+    /// An object could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The file system refused.
+    #[error("Could not write to `{path}`", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PublishError {
+    /// Tells whether a later try may succeed without a change to the repository.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Lock(source) => source.is_temporary(),
+            Self::Ref(source) => source.is_temporary(),
+            Self::Read(source) => source.is_temporary(),
+            Self::Io { source, .. } => crate::find::is_temporary(source),
+            Self::JournalVersion { .. } => false,
+        }
+    }
+}
+
+impl From<RefError> for PublishError {
+    fn from(error: RefError) -> Self {
+        Self::Ref(error.into())
+    }
+}
+
+impl Recovered {
+    /// Tells whether the summary is older than the refs.
+    pub fn needs_summary(&self) -> bool {
+        self.outcome == Outcome::Completed
+    }
+}
+
+impl PublishLock {
+    /// Waits for the lock, at most `core.lock-timeout-secs`, and recovers from a publish that was cut off.
+    ///
+    /// `waiting` is called after each failed try with the time waited so far. Recovery holds the repository's lock shared,
+    /// so that no prune takes away what it is about to refer to; the caller must not hold it exclusively.
+    pub fn acquire(repo: &Repo, waiting: &mut dyn FnMut(Duration)) -> Result<Self, PublishError> {
+        let path = private_dir::path(repo);
+        let fail = |source| PublishError::Io { path: path.clone(), source };
+        let private = private_dir::open(repo).map_err(fail)?;
+        let timeout = repo.config().lock_timeout;
+        let lock = FileLock::acquire(&path.join("publish.lock"), LockKind::Exclusive, timeout, waiting)?;
+        let found = journal::read(private.as_fd()).map_err(fail)?;
+        let durability = Durability::of(repo);
+        let mut this = Self { private, path, durability, recovered: None, _lock: lock };
+        match found {
+            None => {}
+            Some(Journal::OtherVersion(version)) => {
+                return Err(PublishError::JournalVersion { path: this.path.join(journal::NAME), version });
+            }
+            Some(Journal::Torn) => {
+                this.remove_journal()?;
+                this.recovered = Some(Recovered { outcome: Outcome::Torn, refs: Vec::new() });
+            }
+            Some(Journal::Edits(edits)) => {
+                let _lock = RepoLock::acquire(repo, LockKind::Shared, waiting)?;
+                this.recovered = Some(this.replay(repo, edits)?);
+            }
+        }
+        Ok(this)
+    }
+
+    /// Tells whether a publish was cut off, or is under way at this moment.
+    ///
+    /// A look without a lock: to [`acquire`](Self::acquire) it tells which of both.
+    pub fn is_recovery_needed(repo: &Repo) -> Result<bool, PublishError> {
+        let journal = private_dir::path(repo).join(journal::NAME);
+        journal.try_exists().map_err(|source| PublishError::Io { path: journal, source })
+    }
+
+    /// Returns what was done about a publish that had been cut off.
+    ///
+    /// If it [needs a summary](Recovered::needs_summary), write one and call [`finish_recovery`](Self::finish_recovery), or
+    /// go on with a publish of one's own, whose summary serves both.
+    pub const fn recovered(&self) -> Option<&Recovered> {
+        self.recovered.as_ref()
+    }
+
+    /// Forgets the recovered publish, after the summary was written.
+    pub fn finish_recovery(&mut self) -> Result<(), PublishError> {
+        self.recovered = None;
+        self.remove_journal()
+    }
+
+    fn replay(&self, repo: &Repo, edits: Vec<RefEdit>) -> Result<Recovered, PublishError> {
+        let mut closure = Closure::new(repo);
+        let mut refs = Vec::with_capacity(edits.len());
+        for edit in edits {
+            let found = match repo.resolve(&edit.target)? {
+                current if current == Some(edit.new) => FoundRef::New,
+                current if current == edit.expected => {
+                    // Until its ref is written nothing keeps a prune from taking the new commit away.
+                    if closure.check_commit(edit.new)? { FoundRef::Old } else { FoundRef::Pruned }
+                }
+                to => FoundRef::Moved { to },
+            };
+            refs.push(RecoveredRef { edit, found });
+        }
+        let has = |wanted: fn(&FoundRef) -> bool| refs.iter().any(|recovered| wanted(&recovered.found));
+        let is_blocked = has(|found| matches!(found, FoundRef::Moved { .. } | FoundRef::Pruned));
+        if is_blocked && !has(|found| *found == FoundRef::New) {
+            self.remove_journal()?;
+            return Ok(Recovered { outcome: Outcome::Undone, refs });
+        }
+        let mut directories = HashSet::new();
+        for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| recovered.found == FoundRef::Old) {
+            directories.insert(ref_edit::write(repo, &edit.target, edit.new, self.durability)?);
+            fault::point("recovery:ref-written").map_err(|source| self.io_error(source))?;
+        }
+        // The crash may also have come before the directories of the refs that were written were durable.
+        for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| recovered.found == FoundRef::New) {
+            let path = repo.ref_path(&edit.target);
+            directories.extend(path.rsplit_once('/').map(|(directory, _)| directory.to_owned()));
+        }
+        ref_edit::sync_directories(repo, &directories, self.durability)?;
+        Ok(Recovered { outcome: Outcome::Completed, refs })
+    }
+
+    /// Returns the directory `.treegraft`.
+    pub(crate) fn private_dir(&self) -> BorrowedFd<'_> {
+        self.private.as_fd()
+    }
+
+    pub(crate) const fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    pub(crate) fn remove_journal(&self) -> Result<(), PublishError> {
+        journal::remove(self.private.as_fd(), self.durability).map_err(|source| self.io_error(source))
+    }
+
+    fn io_error(&self, source: io::Error) -> PublishError {
+        PublishError::Io { path: self.path.clone(), source }
+    }
+}

@@ -1,0 +1,266 @@
+//! Making staging areas, adopting dead ones, deleting them.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use data_encoding::HEXLOWER;
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode as FileMode, OFlags, fstat, mkdirat, openat, statat, unlinkat},
+    io::Errno,
+};
+use treegraft_object::{ObjectKind, ObjectName, verify};
+
+use super::{Resumed, StagingError, stat};
+use crate::{
+    FileLock, LockError, LockKind, Mode, boot_id,
+    durable::{self, open_dir, rename_new},
+    fault,
+    store::{LooseDir, LoosePath},
+};
+
+const LOCK: &str = "lock";
+const BOOT_ID: &str = "boot-id";
+
+/// A boot id has 36 characters and a newline.
+const MAX_BOOT_ID_BYTES: u64 = 64;
+
+/// A staging area whose lock this process holds.
+pub(super) struct Owned {
+    pub(super) name: String,
+    pub(super) dir: OwnedFd,
+    pub(super) lock: FileLock,
+}
+
+/// Opens a staging area in `root` that holds all objects of dead ones.
+///
+/// The first dead one of the running boot is taken over as it is, which renames nothing.
+pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Resumed), StagingError> {
+    let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
+    let boot_id = boot_id::current().map_err(fail)?;
+    let mut own: Option<Owned> = None;
+    let mut resumed = Resumed::default();
+    for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
+        let Some(dead) = lock(root, root_path, &name)? else { continue };
+        let is_same_boot = read_boot_id(dead.dir.as_fd()).map_err(fail)?.as_deref() == Some(&boot_id);
+        let count = match &own {
+            None if is_same_boot => {
+                let count = take_over(&dead);
+                own = Some(dead);
+                count
+            }
+            _ => {
+                let into = match own.take() {
+                    Some(own) => own,
+                    None => create(root, root_path, &boot_id)?,
+                };
+                let into = own.insert(into);
+                merge(root, &dead, into, root_path, is_same_boot)
+            }
+        };
+        let count = count.map_err(|source| StagingError::Io { path: root_path.join(&name), source })?;
+        resumed.objects += count.objects;
+        resumed.bytes += count.bytes;
+    }
+    let own = match own {
+        Some(own) => own,
+        None => create(root, root_path, &boot_id)?,
+    };
+    Ok((own, resumed))
+}
+
+/// Locks a staging area, or returns nothing when it is alive or gone.
+fn lock(root: BorrowedFd<'_>, root_path: &Path, name: &str) -> Result<Option<Owned>, StagingError> {
+    let is_gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let dir = match open_dir(root, name) {
+        Ok(dir) => dir,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(source) => return Err(StagingError::Io { path: root_path.join(name), source }),
+    };
+    // A missing lock file is made: its creator may have died just before, or be about to lock it and will look again.
+    let lock = match FileLock::try_acquire(&root_path.join(name).join(LOCK), LockKind::Exclusive) {
+        Ok(lock) => lock,
+        Err(LockError::Io { source, .. }) if is_gone(&source) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(lock.filter(|lock| is_linked(dir.as_fd(), lock)).map(|lock| Owned { name: name.to_owned(), dir, lock }))
+}
+
+/// Tells whether the lock's file is still the one in the directory.
+pub(super) fn is_linked(dir: BorrowedFd<'_>, lock: &FileLock) -> bool {
+    match (stat(dir, LOCK), fstat(lock.file())) {
+        (Ok(Some(there)), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
+        _ => false,
+    }
+}
+
+/// Makes an empty staging area.
+fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned, StagingError> {
+    loop {
+        let name = random_name().map_err(|source| StagingError::Io { path: root_path.to_owned(), source })?;
+        let path = root_path.join(&name);
+        let fail = |source| StagingError::Io { path: path.clone(), source };
+        match mkdirat(root, name.as_str(), FileMode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => continue,
+            Err(errno) => return Err(fail(errno.into())),
+        }
+        fault::point("staging:made").map_err(fail)?;
+        // Somebody who looks for dead areas may lock it first, and then clears it away.
+        if let Some(own) = lock(root, root_path, &name)? {
+            fault::point("staging:locked").map_err(fail)?;
+            let write = || durable::create(&own.dir, BOOT_ID)?.write_all(format!("{boot_id}\n").as_bytes());
+            write().map_err(fail)?;
+            return Ok(own);
+        }
+    }
+}
+
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(HEXLOWER.encode(&bytes))
+}
+
+fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    let file = match openat(dir, BOOT_ID, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, FileMode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_BOOT_ID_BYTES).read_to_end(&mut text)?;
+    Ok(std::str::from_utf8(text.trim_ascii_end()).ok().map(str::to_owned))
+}
+
+/// Counts the objects, and deletes everything else but the area's own files.
+fn take_over(own: &Owned) -> io::Result<Resumed> {
+    let mut resumed = Resumed::default();
+    for_each_file(own.dir.as_fd(), &mut |directory, file| match file.object {
+        Some(_) => {
+            resumed.objects += 1;
+            resumed.bytes += file.bytes;
+            Ok(())
+        }
+        None => Ok(unlinkat(directory, file.name, AtFlags::empty())?),
+    })?;
+    Ok(resumed)
+}
+
+/// Moves the objects of a dead area into ours, and deletes the area.
+fn merge(root: BorrowedFd<'_>, dead: &Owned, own: &Owned, root_path: &Path, is_same_boot: bool) -> io::Result<Resumed> {
+    let path = root_path.join(&dead.name);
+    let loose = LooseDir::new(dead.dir.as_fd(), &path, Mode::Archive);
+    let mut resumed = Resumed::default();
+    for_each_file(dead.dir.as_fd(), &mut |_, file| {
+        let Some(name) = file.object else { return Ok(()) };
+        if !is_same_boot && !passes_again(loose, name)? {
+            return Ok(());
+        }
+        if move_object(dead, own, name)? {
+            resumed.objects += 1;
+            resumed.bytes += file.bytes;
+        }
+        fault::point("staging:adopted")
+    })?;
+    delete(root, &dead.name, dead.dir.as_fd())?;
+    Ok(resumed)
+}
+
+/// Moves an object. Tells whether it was not in our area before.
+fn move_object(dead: &Owned, own: &Owned, name: ObjectName) -> io::Result<bool> {
+    let path = LoosePath::new(name, Mode::Archive);
+    let rename = || rename_new(&dead.dir, path.as_c_str(), &own.dir, path.as_c_str());
+    match rename() {
+        Err(Errno::NOENT) => {
+            mkdirat(&own.dir, path.directory(), FileMode::from_raw_mode(0o777))?;
+            Ok(rename()?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Verifies an object of another boot: its data may never have reached the disk.
+fn passes_again(loose: LooseDir<'_>, name: ObjectName) -> io::Result<bool> {
+    if name.kind == ObjectKind::File {
+        let Ok(Some((mut file, _))) = loose.open(name) else { return Ok(false) };
+        return match verify::content(name, &mut file, &mut io::sink()) {
+            Ok(_) => Ok(true),
+            Err(verify::VerifyError::Read { source, .. }) => Err(source),
+            Err(_) => Ok(false),
+        };
+    }
+    match loose.metadata(name) {
+        Ok(Some(data)) => Ok(verify::metadata(name, &data).is_ok()),
+        Err(crate::ReadError::Io { source, .. }) => Err(source),
+        Ok(None) | Err(_) => Ok(false),
+    }
+}
+
+/// Deletes a staging area whose lock the caller holds; the lock's file goes last.
+pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
+    for_each_file(dir, &mut |directory, file| Ok(unlinkat(directory, file.name, AtFlags::empty())?))?;
+    for directory in object_directories() {
+        match unlinkat(dir, directory.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    durable::unlink_if_there(dir, BOOT_ID)?;
+    fault::point("staging:emptied")?;
+    durable::unlink_if_there(dir, LOCK)?;
+    match unlinkat(root, name, AtFlags::REMOVEDIR) {
+        // Somebody who looks for dead areas may have made a new lock file in it; then they delete it.
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A file in one of the directories `XX`.
+struct FoundFile<'a> {
+    name: &'a str,
+    /// Nothing for what was being received.
+    object: Option<ObjectName>,
+    bytes: u64,
+}
+
+fn for_each_file(
+    dir: BorrowedFd<'_>,
+    each: &mut dyn FnMut(BorrowedFd<'_>, FoundFile<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    for directory in object_directories() {
+        let opened = match open_dir(dir, &directory) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // All names are read before any is deleted: what a listing shows of names that come and go is not defined.
+        for name in names(opened.try_clone()?)? {
+            let stat = statat(&opened, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let object = LoosePath::parse(&directory, &name, Mode::Archive).filter(|_| is_file);
+            let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+            each(opened.as_fd(), FoundFile { name: &name, object, bytes })?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names in a directory that are UTF-8; nobody makes others here.
+fn names(dir: OwnedFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in Dir::new(dir)? {
+        match entry?.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}
+
+fn object_directories() -> impl Iterator<Item = String> {
+    (0..=u8::MAX).map(|byte| format!("{byte:02x}"))
+}
