@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, AtFlags, Mode as FileMode, OFlags, accessat, open, openat, statat};
+use rustix::fs::{Access, AtFlags, Mode as FileMode, OFlags, accessat, open, openat};
 use treegraft_object::CollectionId;
 
 use crate::{
@@ -179,13 +179,6 @@ impl Repo {
     /// Returns the repository that objects are looked up in as well (`core.parent`).
     pub fn parent(&self) -> Option<&Self> {
         self.parent.as_deref()
-    }
-
-    /// Tells whether the repository's directory is still at its path.
-    pub fn is_at_its_path(&self) -> bool {
-        let here = rustix::fs::fstat(&self.dir);
-        let there = statat(rustix::fs::CWD, &self.path, AtFlags::empty());
-        matches!((here, there), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
     /// Returns the repository's directory.

@@ -321,3 +321,30 @@ fn something_else_in_place_of_an_object_is_found() {
     assert_eq!(codes(&report), ["file-type"], "a symlink is no object");
     assert_eq!(report.problems[0].object(), Some(name), "it is named");
 }
+
+/// The commit and its ref are in the repository, its tree only in the parent.
+#[test]
+fn trees_go_on_in_the_parent() {
+    let Some(fixture) = Fixture::new() else { return };
+    let parent = fixture.repository("parent", RepoMode::Archive);
+    let repo = Repo::open(&parent).expect("it can be opened");
+    let (id, root) = (head_id(&repo), ObjectName::from(head(&repo).root_tree));
+    let child = fixture.base.path().join("child");
+    Repo::init(&child, None).expect("the path is free");
+    let config = format!("[core]\nrepo_version=1\nmode=archive-z2\nparent={}\n", parent.display());
+    fs::write(child.join("config"), config).expect("the repository is ours");
+    fs::create_dir(file_of(&child, id.into()).parent().expect("it has one")).expect("the repository is ours");
+    fs::copy(file_of(&parent, id.into()), file_of(&child, id.into())).expect("the repositories are ours");
+    fs::write(child.join("refs/heads/main"), format!("{id}\n")).expect("the repository is ours");
+    let report = check(&child);
+    assert_eq!(codes(&report), [""; 0], "what the parent has is there: {:?}", report.problems);
+    assert_eq!((report.objects, report.commits), (1, 1), "the parent's objects are not verified");
+
+    let sound = fs::read(file_of(&parent, root)).expect("it is there");
+    fs::write(file_of(&parent, root), &sound[1..]).expect("the repository is ours");
+    let report = check(&child);
+    assert_eq!(codes(&report), ["checksum-mismatch"], "but dirtrees are, to be walked");
+    assert_eq!((report.problems[0].object(), report.missing_objects), (Some(root), 0), "the damaged one is named");
+    fs::remove_file(file_of(&parent, root)).expect("the repository is ours");
+    assert_eq!(codes(&check(&child)), ["missing-object"], "an object that neither has is missing");
+}
