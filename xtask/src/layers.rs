@@ -7,7 +7,7 @@
 //!   flatpak           what flatpak means
 //!   sign   repo
 //!   object            knows nobody
-//! treegraft-testkit   knows nobody, and is known by tests alone
+//! treegraft-testkit   knows nobody, and is known by tests and tasks alone
 //! ```
 
 use serde_json::Value;
@@ -16,6 +16,9 @@ use crate::{TaskError, shell};
 
 /// The tests' crate, which no code outside of tests may use.
 const TESTKIT: &str = "treegraft-testkit";
+
+/// The tasks of the project, one of which measures with what the tests use.
+const TASKS: &str = "xtask";
 
 /// What each crate of the workspace may depend on, outside of its tests.
 const MAY_KNOW: [(&str, &[&str]); 10] = [
@@ -103,11 +106,11 @@ fn violation(dependency: &Dependency<'_>) -> Option<String> {
     if for_tests {
         return None;
     }
-    if to == TESTKIT {
+    if to == TESTKIT && from != TASKS {
         return Some(format!("`{from}` -> `{to}`: only tests may use it, as a dev-dependency"));
     }
     let is_ours = may_know(to).is_some();
-    if is_ours && !may_know(from).is_some_and(|known| known.contains(&to)) {
+    if is_ours && from != TASKS && !may_know(from).is_some_and(|known| known.contains(&to)) {
         return Some(format!("`{from}` -> `{to}`: it does not lie below"));
     }
     if SYNCHRONOUS.contains(&from) && is_one_of(to, &ASYNCHRONOUS_LIBRARIES) {
@@ -183,6 +186,7 @@ mod tests {
         assert!(check("treegraft-push", TESTKIT, Some("dev")).is_empty(), "tests use the testkit");
         let found = check("treegraft", TESTKIT, None);
         assert_eq!(found, ["`treegraft` -> `treegraft-testkit`: only tests may use it, as a dev-dependency"]);
+        assert!(check(TASKS, TESTKIT, None).is_empty(), "a benchmark uses it, too");
     }
 
     #[test]

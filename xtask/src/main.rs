@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
+mod bench;
 mod check;
 mod docs;
 mod layers;
@@ -31,6 +32,8 @@ enum Task {
     CheckLayers,
     /// Generate the reference of the command line.
     Docs(docs::DocsArgs),
+    /// Measure pushes of real runtimes over ssh, side by side with rsync and flatpak.
+    Bench(bench::BenchArgs),
     /// Run everything that a change must pass: `check`, then `test`.
     Ci,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Check => check::run(),
         Task::CheckLayers => layers::run(),
         Task::Docs(args) => docs::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
     };
     match done {

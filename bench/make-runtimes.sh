@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Builds a Platform and a Sdk in two versions out of the machine's Debian packages and exports each version into a
+# repository of its own, as a CI worker would have it:
+#
+#   bench/make-runtimes.sh OUT [full|small]
+#
+#   OUT/repo-1   OUT/repo-2
+#
+# Version 1 takes the oldest, version 2 the newest package that the configured sources offer: what differs is a real week
+# of updates. `full` downloads 1.2 GB, needs 20 GB of disk and ten minutes for `flatpak build-export`.
+set -euo pipefail
+out=$(realpath -m "${1:?OUT is missing}"); size=${2:-full}
+platform=(libglib2.0-0 python3-minimal openssl curl libxml2)
+sdk=(libglib2.0-dev libssl-dev linux-libc-dev git)
+if [ "$size" = full ]; then
+  platform=(libgtk-4-1 libgtk-3-0 libwebkit2gtk-4.1-0 gstreamer1.0-plugins-{base,good,bad} libavcodec59 python3
+    mesa-vulkan-drivers libgl1-mesa-dri adwaita-icon-theme fonts-dejavu locales openssl curl)
+  sdk=(build-essential clang-14 cmake meson libgtk-4-dev libwebkit2gtk-4.1-dev git valac gdb linux-libc-dev libssl-dev)
+fi
+mkdir -p "$out/debs" && cd "$out"
+
+with_dependencies() {
+  apt-cache depends --recurse --no-{recommends,suggests,conflicts,breaks,replaces,enhances} "$@" |
+    grep -E '^[a-z0-9][^:]*$' | sort -u
+}
+version_of() { # package, head|tail: the newest or the oldest on offer
+  apt-cache madison "$1" | awk '{print $3}' | "$2" -n 1
+}
+make_build_dir() { # kind, version, head|tail, package...
+  local kind=$1 build=$out/$1-$2 pick=$3 usr; shift 3
+  usr=$build/usr; rm -rf "$build"; mkdir -p "$usr" "$build/files" "$build/root"
+  for package in $(with_dependencies "$@"); do
+    version=$(version_of "$package" "$pick"); [ -n "$version" ] || continue
+    deb=debs/${package}_${version//:/%3a}
+    compgen -G "$deb"_*.deb >/dev/null || (cd debs && apt-get download -q "$package=$version" >/dev/null)
+    dpkg-deb --fsys-tarfile "$deb"_*.deb | tar -x -C "$build/root" --no-same-owner
+  done
+  for dir in bin sbin lib lib64; do
+    if [ -d "$build/root/$dir" ]; then mkdir -p "$usr/$dir"; cp -a --remove-destination "$build/root/$dir/." "$usr/$dir/"; fi
+  done
+  cp -a --remove-destination "$build/root/usr/." "$usr/"
+  if [ -d "$build/root/etc" ]; then cp -a "$build/root/etc" "$usr/etc"; fi
+  rm -rf "$build/root" "$usr/share/doc" "$usr/share/man"
+  find "$usr" ! -type f ! -type d ! -type l -delete
+  chmod -R u+rwX "$usr"
+  printf '[Runtime]\nname=org.example.%s\nruntime=org.example.Platform/x86_64/master\nsdk=org.example.Sdk/x86_64/master\n' \
+    "$kind" > "$build/metadata"
+}
+for version in 1 2; do
+  if [ $version = 1 ]; then pick=tail; else pick=head; fi
+  make_build_dir Platform $version $pick "${platform[@]}"
+  make_build_dir Sdk $version $pick "${platform[@]}" "${sdk[@]}"
+  rm -rf "repo-$version"
+  for kind in Platform Sdk; do
+    flatpak build-export --disable-sandbox --no-update-summary --runtime --timestamp=2026-01-0${version}T00:00:00Z \
+      "repo-$version" "$kind-$version" master
+  done
+done

@@ -1,0 +1,111 @@
+//! Bodies of requests and answers.
+
+use std::{
+    convert::Infallible,
+    io::{self, Read},
+};
+
+use bytes::{Buf, Bytes};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody, combinators::BoxBody};
+use hyper::{
+    Response, StatusCode,
+    body::{Frame, Incoming},
+    header::CONTENT_TYPE,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
+use treegraft_wire::{ApiError, ErrorCode};
+
+pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+/// Frames of a body that wait for the blocking thread: enough to keep it busy, few enough to bound memory.
+const WAITING_FRAMES: usize = 8;
+
+/// Reads a whole body of at most `limit_bytes`.
+pub(crate) async fn collect(body: Incoming, limit_bytes: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(body, limit_bytes).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ApiError::new(ErrorCode::TooLarge, format!("The request has more than {limit_bytes} bytes")))
+        }
+        Err(error) => Err(ApiError::new(ErrorCode::BadRequest, format!("Could not read the request: {error}"))),
+    }
+}
+
+/// Reads a body that is one JSON document.
+pub(crate) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, ApiError> {
+    let bytes = collect(body, treegraft_wire::MAX_JSON_BYTES).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("The request is not valid: {error}")))
+}
+
+/// Makes an answer of one JSON document.
+pub(crate) fn json_answer<T: Serialize>(status: StatusCode, document: &T) -> Answer {
+    let bytes = serde_json::to_vec(document).expect("documents of the protocol have no maps with odd keys");
+    answer(status, "application/json", Full::new(bytes.into()).boxed())
+}
+
+/// Makes an answer of raw bytes.
+pub(crate) fn binary_answer(bytes: Vec<u8>) -> Answer {
+    answer(StatusCode::OK, "application/octet-stream", Full::new(bytes.into()).boxed())
+}
+
+/// Makes an answer of lines that come one by one.
+pub(crate) fn lines_answer(lines: mpsc::UnboundedReceiver<Bytes>) -> Answer {
+    let stream = futures_util::stream::unfold(lines, |mut lines| async {
+        let line = lines.recv().await?;
+        Some((Ok(Frame::data(line)), lines))
+    });
+    answer(StatusCode::OK, "application/x-ndjson", BodyExt::boxed(StreamBody::new(stream)))
+}
+
+/// Makes the answer to a request that failed.
+pub(crate) fn error_answer(error: &ApiError) -> Answer {
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    json_answer(status, error)
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: BoxBody<Bytes, Infallible>) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    answer
+}
+
+/// A body for a blocking thread: its frames come through a bounded channel, so that a slow disk slows the sender down.
+pub(crate) struct BlockingBody {
+    frames: mpsc::Receiver<Result<Bytes, hyper::Error>>,
+    current: Bytes,
+}
+
+impl BlockingBody {
+    /// Starts to forward the frames of `body`.
+    pub(crate) fn new(mut body: Incoming) -> Self {
+        let (sender, frames) = mpsc::channel(WAITING_FRAMES);
+        tokio::spawn(async move {
+            while let Some(frame) = body.frame().await {
+                let data = frame.map(|frame| frame.into_data().unwrap_or_default());
+                let is_error = data.is_err();
+                // A reader that is gone has answered already; the rest of the body is of no use.
+                if sender.send(data).await.is_err() || is_error {
+                    break;
+                }
+            }
+        });
+        Self { frames, current: Bytes::new() }
+    }
+}
+
+impl Read for BlockingBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.frames.blocking_recv() {
+                Some(frame) => self.current = frame.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}

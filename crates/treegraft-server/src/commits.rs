@@ -1,0 +1,160 @@
+//! The commits of a push: whether they are complete, and what becomes of them on their refs.
+
+use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
+use treegraft_object::{Commit, CommitId, ObjectName, detached, gvariant::Dict};
+use treegraft_repo::{Closure, Find, StagedView, Staging};
+use treegraft_wire::{ApiError, ErrorCode, RefOffer};
+
+use crate::{
+    Receiver,
+    config::DetachedMetadata,
+    error::{chain, from_read, from_sign, from_staging},
+    policy, signing,
+};
+
+/// Names of missing objects that an error lists: enough to look for a pattern, short enough to read.
+const MAX_LISTED_MISSING: usize = 5;
+
+/// Checks and makes commits over what is staged and what is published.
+pub(crate) struct Commits<'p> {
+    receiver: &'p Receiver,
+    staging: &'p Staging,
+    view: &'p StagedView<'p>,
+    closure: Closure<'p>,
+    sizes: DownloadSizes<'p>,
+    /// Staged objects that the commits need, each once, children before their dirtree.
+    objects: Vec<ObjectName>,
+}
+
+impl<'p> Commits<'p> {
+    pub(crate) fn new(receiver: &'p Receiver, staging: &'p Staging, view: &'p StagedView<'p>) -> Self {
+        let (closure, sizes) = (Closure::new(view), DownloadSizes::new(view));
+        Self { receiver, staging, view, closure, sizes, objects: Vec::new() }
+    }
+
+    /// Returns the staged objects that have to be published.
+    pub(crate) fn into_objects(self) -> Vec<ObjectName> {
+        self.objects
+    }
+
+    /// Reads a commit and checks that its whole tree is there.
+    pub(crate) fn complete(&mut self, offer: &RefOffer, id: CommitId) -> Result<Commit, ApiError> {
+        let Some(data) = self.view.metadata(id.into()).map_err(from_read)? else {
+            return Err(incomplete(offer, &[id.into()], 1));
+        };
+        let commit = Commit::decode(&data)
+            .map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&id))?;
+        let (staging, objects) = (self.staging, &mut self.objects);
+        let mut failure = None;
+        let mut visit = |name: ObjectName| match staging.has(name) {
+            Ok(true) => objects.push(name),
+            Ok(false) => {}
+            Err(error) => failure = Some(error),
+        };
+        let is_complete = self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_read)?;
+        match failure {
+            Some(error) => Err(from_read(error)),
+            None if is_complete => Ok(commit),
+            None => Err(incomplete(offer, self.closure.missing(), self.closure.missing_count())),
+        }
+    }
+
+    /// Makes and stages the commit that puts the pushed tree on top of the head.
+    pub(crate) fn graft(
+        &mut self,
+        offer: &RefOffer,
+        source: &Commit,
+        head: Option<CommitId>,
+    ) -> Result<CommitId, ApiError> {
+        let download_bytes = if is_flatpak_ref(&offer.name) {
+            let size = self.sizes.of(source.root_tree);
+            Some(size.map_err(|error| ApiError::new(ErrorCode::Repository, chain(&error)).of_ref(&offer.name))?)
+        } else {
+            None
+        };
+        let target = GraftTarget {
+            ref_name: offer.name.clone(),
+            collection_id: self.receiver.repo.config().collection_id.clone(),
+            parent: head,
+            download_bytes,
+        };
+        let grafted = treegraft_flatpak::graft(source, offer.commit, &target, &offer.graft)
+            .map_err(|error| ApiError::new(ErrorCode::GraftOption, chain(&error)).of_ref(&offer.name))?;
+        let mut metadata = match self.receiver.settings.detached_metadata {
+            DetachedMetadata::Always => self.staged_metadata(offer.commit)?.unwrap_or_default(),
+            DetachedMetadata::Never | DetachedMetadata::Exact => Dict::new(),
+        };
+        detached::remove_signatures(&mut metadata);
+        let id = grafted.id();
+        self.stage(id, &grafted.encode(), metadata)?;
+        Ok(id)
+    }
+
+    /// Stages what belongs to a commit that is published as it is, with all commits between it and the head.
+    ///
+    /// Signatures of the push stay beside the server's own where the settings say so.
+    pub(crate) fn keep(&mut self, offer: &RefOffer, head: Option<CommitId>) -> Result<CommitId, ApiError> {
+        for id in policy::added_commits(self.view, offer, head)? {
+            let commit = self.complete(offer, id)?;
+            let published = self.receiver.repo.detached_metadata(id).map_err(from_read)?.unwrap_or_default();
+            let metadata = match self.receiver.settings.detached_metadata {
+                DetachedMetadata::Never => published,
+                DetachedMetadata::Exact | DetachedMetadata::Always => {
+                    merged(published, self.staged_metadata(id)?.as_ref())
+                }
+            };
+            // What was decoded strictly is encoded to the same bytes.
+            self.stage(id, &commit.encode(), metadata)?;
+        }
+        Ok(offer.commit)
+    }
+
+    /// Stages a commit and its detached metadata with the server's signatures.
+    fn stage(&mut self, id: CommitId, data: &[u8], mut metadata: Dict) -> Result<(), ApiError> {
+        signing::sign_into(&mut metadata, &self.receiver.keys, data).map_err(from_sign)?;
+        self.staging.stage_metadata(id, data).map_err(from_staging)?;
+        self.objects.push(id.into());
+        if !metadata.is_empty() {
+            let name = ObjectName::commit_meta(id);
+            self.staging.stage_metadata(name, &metadata.encode()).map_err(from_staging)?;
+            self.objects.push(name);
+        }
+        Ok(())
+    }
+
+    /// Returns the detached metadata that came with a commit.
+    fn staged_metadata(&self, commit: CommitId) -> Result<Option<Dict>, ApiError> {
+        let name = ObjectName::commit_meta(commit);
+        let Some(data) = self.staging.metadata(name).map_err(from_read)? else {
+            return Ok(None);
+        };
+        detached::decode(&data)
+            .map(Some)
+            .map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&name))
+    }
+}
+
+/// Adds what was pushed to what is there: signatures are joined, other keys of the push win.
+fn merged(mut published: Dict, pushed: Option<&Dict>) -> Dict {
+    for (key, value) in pushed.into_iter().flat_map(Dict::iter) {
+        match value.as_byte_arrays().filter(|_| detached::SIGNATURE_KEYS.contains(&key)) {
+            Some(signatures) => {
+                for signature in signatures {
+                    detached::append_signature(&mut published, key, signature);
+                }
+            }
+            None => published.set(key, value.clone()),
+        }
+    }
+    published
+}
+
+fn incomplete(offer: &RefOffer, missing: &[ObjectName], count: usize) -> ApiError {
+    let listed: Vec<String> = missing.iter().take(MAX_LISTED_MISSING).map(|name| format!("`{name}`")).collect();
+    let rest = if count > listed.len() { ", …" } else { "" };
+    let (name, listed) = (&offer.name, listed.join(", "));
+    let detail = format!("The commit for `{name}` is not complete, objects are missing ({count}): {listed}{rest}");
+    ApiError::new(ErrorCode::Incomplete, detail)
+        .of_ref(name)
+        .hint("run `ostree fsck` on the repository that you push from")
+}

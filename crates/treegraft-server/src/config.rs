@@ -1,0 +1,268 @@
+//! The server's configuration file.
+//!
+//! ```toml
+//! # What holds for every repository that has no other word below.
+//! [defaults]
+//! allow-force = false
+//!
+//! [[repository]]
+//! path = "/srv/repo"
+//! gpg-keys = ["0123456789ABCDEF0123456789ABCDEF01234567"]
+//! gpg-homedir = "/srv/keys/gnupg"
+//! ```
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// The file that is read when no other is named. It does not have to exist.
+pub const DEFAULT_PATH: &str = "/etc/treegraft/server.toml";
+
+/// A configuration file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// What holds where a repository has no other word.
+    #[serde(default)]
+    defaults: PartialSettings,
+    /// The repositories that have settings of their own.
+    #[serde(default)]
+    repository: Vec<PartialSettings>,
+}
+
+/// What becomes of a pushed commit's detached metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DetachedMetadata {
+    /// It is dropped.
+    Never,
+    /// It is kept with a commit that is published as it is, where signatures in it remain valid.
+    #[default]
+    Exact,
+    /// It is kept with a grafted commit as well, without its signatures.
+    Always,
+}
+
+/// Whether Flatpak's own metadata is made with the `flatpak` program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlatpakUpdate {
+    /// `flatpak build-update-repo` runs for repositories with `app/` or `runtime/` refs, where the program exists.
+    #[default]
+    Auto,
+    /// It never runs.
+    Never,
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $example:literal;)*) => {
+        /// What the administrator decides about a repository.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Settings {
+            $($(#[doc = $doc])+ pub $name: $type,)*
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        struct PartialSettings {
+            /// The repository that these settings are for; nothing in the defaults.
+            path: Option<PathBuf>,
+            $($name: Option<$type>,)*
+        }
+
+        impl PartialSettings {
+            fn apply(&self, settings: &mut Settings) {
+                $(if let Some(value) = &self.$name { settings.$name = value.clone(); })*
+            }
+        }
+
+        /// Every key with its documentation and an example, in the order of the reference.
+        pub const KEYS: &[Key] = &[$(Key { field: stringify!($name), documentation: &[$($doc),+], example: $example },)*];
+    };
+}
+
+/// A key of the configuration file, for the reference.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    field: &'static str,
+    /// Lines of documentation.
+    pub documentation: &'static [&'static str],
+    /// A value as it stands in the file; that of the default where there is one.
+    pub example: &'static str,
+}
+
+impl Key {
+    /// Returns the key as it stands in the file.
+    pub fn name(&self) -> String {
+        self.field.replace('_', "-")
+    }
+}
+
+settings! {
+    /// OpenPGP keys that sign commits and summary: fingerprints or key ids that `gpg` finds a secret key for.
+    gpg_keys: Vec<String> = Vec::new(), r#"["0123456789ABCDEF0123456789ABCDEF01234567"]"#;
+    /// The GnuPG home directory of these keys. Without it, `gpg` uses its own default.
+    gpg_homedir: Option<PathBuf> = None, r#""/srv/keys/gnupg""#;
+    /// The `gpg` program.
+    gpg_program: PathBuf = PathBuf::from("gpg"), r#""gpg""#;
+    /// Files with ed25519 secret keys that sign commits and summary: one key a line in base64, as libostree has them.
+    ed25519_key_files: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/ed25519.key"]"#;
+    /// Whether a push may keep its commit's checksum (`--exact`) instead of being grafted.
+    allow_exact: bool = true, "true";
+    /// Whether an exact push may drop commits from a ref (`--force`).
+    allow_force: bool = false, "false";
+    /// Whether a push may publish a commit that is older than the ref's head (`--allow-older`).
+    allow_older: bool = true, "true";
+    /// What becomes of a pushed commit's detached metadata: `"never"`, `"exact"` (kept with commits that are published as
+    /// they are) or `"always"` (kept with grafted commits as well, without signatures).
+    detached_metadata: DetachedMetadata = DetachedMetadata::default(), r#""exact""#;
+    /// Whether `flatpak build-update-repo` runs after a push to a repository with `app/` or `runtime/` refs: `"auto"` (where
+    /// the program exists) or `"never"`.
+    flatpak_update: FlatpakUpdate = FlatpakUpdate::default(), r#""auto""#;
+    /// A program and its arguments that update the repository's metadata instead of `flatpak build-update-repo` and
+    /// treegraft's own summary. The repository's path is added as the last argument.
+    update_command: Vec<String> = Vec::new(), r#"["/usr/local/bin/update-repo", "--quick"]"#;
+    /// Largest object in bytes, as it is stored.
+    max_object_bytes: u64 = 16 << 30, "17179869184";
+    /// Most refs in one push.
+    max_refs: usize = 10_000, "10000";
+}
+
+/// The configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("Could not read the configuration file `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not valid.
+    #[error("The configuration file `{path}` is not valid")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The reason, with line and key.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl ServerConfig {
+    /// Reads a file that must exist.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Reads a file, or returns the defaults when it does not exist.
+    pub fn load_if_exists(path: &Path) -> Result<Self, ConfigError> {
+        match Self::load(path) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            result => result,
+        }
+    }
+
+    /// Parses the text of a file.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        use serde::de::Error as _;
+        let config: Self = toml::from_str(text)?;
+        if config.defaults.path.is_some() {
+            return Err(toml::de::Error::custom("`path` belongs into a [[repository]], not into [defaults]"));
+        }
+        if config.repository.iter().any(|entry| entry.path.is_none()) {
+            return Err(toml::de::Error::custom("a [[repository]] has no `path`"));
+        }
+        Ok(config)
+    }
+
+    /// Returns the settings of the repository at `path`.
+    ///
+    /// Paths are compared as they are on disk, so that a symlink or `..` does not lead around an entry.
+    pub fn settings(&self, path: &Path) -> Settings {
+        let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let wanted = canonical(path);
+        let mut settings = Settings::default();
+        self.defaults.apply(&mut settings);
+        let is_wanted = |entry: &&PartialSettings| entry.path.as_deref().is_some_and(|path| canonical(path) == wanted);
+        for entry in self.repository.iter().filter(is_wanted) {
+            entry.apply(&mut settings);
+        }
+        settings
+    }
+}
+
+/// Returns a configuration file with every key, documented and commented out.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Configuration of the receiving side of treegraft.\n#\n# Keys in [defaults] hold for every repository, keys in a \
+         [[repository]] for the one at its `path`.\n\n[defaults]\n",
+    );
+    for key in KEYS {
+        text.push('\n');
+        for line in key.documentation {
+            let _ = writeln!(text, "#{line}");
+        }
+        let _ = writeln!(text, "# {} = {}", key.name(), key.example);
+    }
+    text.push_str("\n# [[repository]]\n# path = \"/srv/repo\"\n# allow-force = true\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_overrides_the_defaults() {
+        let text =
+            "[defaults]\nallow-force = true\nmax-refs = 5\n[[repository]]\npath = \"/srv/a\"\nallow-force = false\n";
+        let config = ServerConfig::parse(text).expect("a valid file");
+        let (a, b) = (config.settings(Path::new("/srv/a")), config.settings(Path::new("/srv/b")));
+        assert_eq!(
+            (a.allow_force, a.max_refs),
+            (false, 5),
+            "a repository's own word wins, the rest comes from the defaults"
+        );
+        assert_eq!((b.allow_force, b.max_refs), (true, 5), "a repository without an entry has the defaults");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let error = ServerConfig::parse("[defaults]\nalow-force = true\n").expect_err("a typing error");
+        assert!(error.to_string().contains("alow-force"), "the message names the key: {error}");
+        assert!(ServerConfig::parse("[defaults]\npath = \"/srv\"\n").is_err(), "defaults are for no repository");
+        assert!(ServerConfig::parse("[[repository]]\n").is_err(), "an entry says which repository it is for");
+        assert!(
+            ServerConfig::parse("[[repository]]\npath = \"/srv\"\nallow_force = true\n").is_err(),
+            "a key of a repository is checked as well"
+        );
+    }
+
+    /// The reference must be a valid file when every comment sign before a key is taken away.
+    #[test]
+    fn every_example_in_the_reference_is_valid() {
+        let uncommented = |line: &'static str| {
+            let is_example = |rest: &&str| KEYS.iter().any(|key| rest.starts_with(&format!("{} = ", key.name())));
+            line.strip_prefix("# ").filter(is_example).unwrap_or(line)
+        };
+        let reference: &'static str = reference().leak();
+        let defaults = reference.lines().take_while(|&line| line != "# [[repository]]");
+        let text = defaults.map(uncommented).collect::<Vec<_>>().join("\n");
+        let config = ServerConfig::parse(&text).expect("examples are valid");
+        assert_eq!(config.defaults.gpg_homedir, Some(Some(PathBuf::from("/srv/keys/gnupg"))));
+    }
+}

@@ -1,0 +1,67 @@
+//! Serving one connection.
+
+use std::{convert::Infallible, sync::Arc};
+
+use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use treegraft_wire::{ApiError, window};
+
+use crate::{
+    Receiver,
+    body::{Answer, error_answer},
+    handlers,
+};
+
+/// Requests that may be open at a time on one connection: object streams, questions, and some room.
+const MAX_CONCURRENT_REQUESTS: u32 = 64;
+
+/// Bytes that an answer may buffer before its handler waits.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+
+/// The connection ended in disorder.
+#[derive(Debug, thiserror::Error)]
+#[error("The connection to the client broke")]
+pub struct ServeError(#[from] hyper::Error);
+
+/// Answers all requests of one connection with HTTP/2 until the client closes it.
+pub async fn serve_connection<I>(receiver: Arc<Receiver>, io: I) -> Result<(), ServeError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    serve(io, move |request| {
+        let receiver = Arc::clone(&receiver);
+        async move { handlers::answer(&receiver, request).await }
+    })
+    .await
+}
+
+/// Answers all requests of one connection with `error`, until the client closes it.
+///
+/// This is for a repository that cannot be pushed to at all: the client hears why.
+pub async fn serve_refusal<I>(error: ApiError, io: I) -> Result<(), ServeError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    serve(io, move |_| std::future::ready(error_answer(&error))).await
+}
+
+async fn serve<I, A>(io: I, answer: impl Fn(Request<Incoming>) -> A) -> Result<(), ServeError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Future<Output = Answer> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    http2::Builder::new(TokioExecutor::new())
+        .initial_connection_window_size(window::CONNECTION_BYTES)
+        .initial_stream_window_size(window::STREAM_BYTES)
+        .max_frame_size(window::FRAME_BYTES)
+        .max_concurrent_streams(MAX_CONCURRENT_REQUESTS)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(io), service)
+        .await
+        .map_err(ServeError)
+}

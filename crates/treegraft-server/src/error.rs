@@ -1,0 +1,97 @@
+//! Errors of the layers below as errors of the API.
+//!
+//! What a person on the other side can act on keeps its words. What concerns the server's own disk and files is told in
+//! full as well: whoever may push to a repository may know its path.
+
+#![expect(clippy::needless_pass_by_value, reason = "these functions are given to `map_err`")]
+
+use std::{error::Error, fmt::Write as _};
+
+use treegraft_object::verify::VerifyError;
+use treegraft_repo::{
+    LockError, PublishError, ReadError, RefError, StagingError, TransactionError, deltas::DeltaError,
+    summary::SummaryError,
+};
+use treegraft_sign::SignError;
+use treegraft_wire::{ApiError, ErrorCode};
+
+/// Joins an error and its sources into one sentence.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let _ = write!(text, ": {error}");
+        source = error.source();
+    }
+    text
+}
+
+pub(crate) fn from_read(error: ReadError) -> ApiError {
+    ApiError::new(ErrorCode::Repository, chain(&error)).hint("run `treegraft fsck` on the server")
+}
+
+pub(crate) fn from_ref(error: RefError) -> ApiError {
+    ApiError::new(ErrorCode::Repository, chain(&error))
+}
+
+pub(crate) fn from_lock(error: LockError) -> ApiError {
+    let code = if error.is_temporary() { ErrorCode::Locked } else { ErrorCode::Repository };
+    ApiError::new(code, chain(&error))
+}
+
+pub(crate) fn from_staging(error: StagingError) -> ApiError {
+    let detail = chain(&error);
+    match error {
+        StagingError::Verify(error) => {
+            let name = match &error {
+                VerifyError::Invalid { name, .. }
+                | VerifyError::Checksum { name, .. }
+                | VerifyError::Read { name, .. }
+                | VerifyError::Write { name, .. } => *name,
+                _ => return ApiError::new(ErrorCode::InvalidObject, detail),
+            };
+            let code = match &error {
+                VerifyError::Read { .. } => ErrorCode::BadRequest,
+                VerifyError::Write { .. } => ErrorCode::Repository,
+                _ => ErrorCode::InvalidObject,
+            };
+            let mut answer = ApiError::new(code, detail).of_object(&name);
+            if code == ErrorCode::InvalidObject {
+                answer.rule = Some(error.code().to_owned());
+                answer = answer.hint("run `ostree fsck` on the repository that you push from");
+            }
+            answer
+        }
+        StagingError::NoSpace { .. } => ApiError::new(ErrorCode::NoSpace, detail)
+            .hint("make room on the server, or lower `core.min-free-space-percent`"),
+        StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail).of_object(&name),
+        _ => ApiError::new(ErrorCode::Repository, detail),
+    }
+}
+
+pub(crate) fn from_publish(error: PublishError) -> ApiError {
+    let code = if error.is_temporary() { ErrorCode::Locked } else { ErrorCode::Repository };
+    ApiError::new(code, chain(&error))
+}
+
+pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
+    let detail = chain(&error);
+    match error {
+        TransactionError::RefMoved { target, .. } => ApiError::new(ErrorCode::RefMoved, detail)
+            .of_ref(&target)
+            .hint("somebody else published to it meanwhile; push again"),
+        _ => ApiError::new(ErrorCode::Repository, detail),
+    }
+}
+
+pub(crate) fn from_sign(error: SignError) -> ApiError {
+    ApiError::new(ErrorCode::Signing, chain(&error)).hint("the keys are named in the server's configuration")
+}
+
+pub(crate) fn from_summary(error: SummaryError) -> ApiError {
+    ApiError::new(ErrorCode::SummaryStale, chain(&error))
+}
+
+pub(crate) fn from_deltas(error: DeltaError) -> ApiError {
+    ApiError::new(ErrorCode::SummaryStale, chain(&error))
+}

@@ -1,0 +1,48 @@
+//! `POST /api/v1/pushes/{id}/missing`: tells which objects have to be sent.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use treegraft_object::{DirTreeId, ObjectKind, ObjectName};
+use treegraft_repo::{Closure, Find};
+use treegraft_wire::{
+    ApiError, ErrorCode,
+    question::{self, NAME_BYTES, Presence},
+};
+
+use super::blocking;
+use crate::{
+    Receiver,
+    body::{self, Answer},
+    error::from_read,
+    session::{MAX_QUESTION_NAMES, Session},
+};
+
+pub(super) async fn post(receiver: &Arc<Receiver>, session: Arc<Session>, body: Incoming) -> Result<Answer, ApiError> {
+    let bytes = body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES).await?;
+    let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    let receiver = Arc::clone(receiver);
+    let presence = blocking(move || presence(&receiver, &session, &names)).await?;
+    Ok(body::binary_answer(question::encode_answer(&presence)))
+}
+
+/// Looks every object up. What is said to be complete below was looked at down to the last file, since a dirtree alone
+/// proves nothing: an interrupted prune or a partial pull leaves dirtrees without their children.
+fn presence(receiver: &Receiver, session: &Session, names: &[ObjectName]) -> Result<Vec<Presence>, ApiError> {
+    let mut published = Closure::new(&*receiver.repo);
+    let view = session.staging()?.view(&receiver.repo);
+    names
+        .iter()
+        .map(|&name| {
+            Ok(if !view.has(name).map_err(from_read)? {
+                Presence::Missing
+            } else if name.kind != ObjectKind::DirTree
+                || published.check_dirtree(DirTreeId(name.checksum)).map_err(from_read)?
+            {
+                Presence::Complete
+            } else {
+                Presence::Here
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,49 @@
+//! One file per request of the protocol.
+
+use std::sync::Arc;
+
+use hyper::{Method, Request, body::Incoming};
+use treegraft_wire::{API_ROOT, ApiError, ErrorCode};
+
+use crate::{
+    Receiver,
+    body::{Answer, error_answer},
+};
+
+mod missing;
+mod objects;
+mod open;
+mod publish;
+
+/// Answers one request.
+pub(crate) async fn answer(receiver: &Arc<Receiver>, request: Request<Incoming>) -> Answer {
+    route(receiver, request).await.unwrap_or_else(|error| error_answer(&error))
+}
+
+async fn route(receiver: &Arc<Receiver>, request: Request<Incoming>) -> Result<Answer, ApiError> {
+    let path = request.uri().path().to_owned();
+    let not_found =
+        || ApiError::new(ErrorCode::NotFound, format!("There is nothing at `{} {path}`", request.method().as_str()));
+    let segments: Vec<&str> =
+        path.strip_prefix(API_ROOT).map(|rest| rest.split('/').skip(1).collect()).unwrap_or_default();
+    match (request.method(), &segments[..]) {
+        (&Method::POST, ["pushes"]) => open::post(receiver, request.into_body()).await,
+        (&Method::POST, ["pushes", id, "missing"]) => {
+            missing::post(receiver, receiver.session(id)?, request.into_body()).await
+        }
+        (&Method::POST, ["pushes", id, "objects"]) => {
+            objects::post(receiver, receiver.session(id)?, request.into_body()).await
+        }
+        (&Method::POST, ["pushes", id, "publish"]) => Ok(publish::post(receiver, receiver.session(id)?)),
+        _ => Err(not_found()),
+    }
+}
+
+/// Runs synchronous work on a blocking thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "A worker thread of the server panicked")))
+}

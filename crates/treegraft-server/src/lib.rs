@@ -1,0 +1,34 @@
+//! The receiving side of a push: handlers, policy, graft, signatures, publication.
+//!
+//! * [`config`]: what the server's administrator decides, from a file.
+//! * [`Receiver`]: one repository that can be pushed to, with its settings. [`serve_connection`] answers the requests of
+//!   one connection; whether that is an ssh session's pipes, an in-memory pipe or a socket makes no difference.
+//! * `handlers`: one file per request of the protocol. They are asynchronous and short; the work is done by synchronous
+//!   code on blocking threads.
+//! * `session`: one push: its locks, its staging area, what is known about the refs.
+//! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
+//!   holds what is asked for against the settings.
+//!
+//! # What holds
+//!
+//! * The shared repository lock is held from the opening of a push to its end, so that no prune can remove an object
+//!   that a client was told to be there.
+//! * Nothing that a client says widens its rights; the settings come from the administrator's file alone.
+//! * A connection that ends takes its pushes with it. What they received stays in the staging area for the next push.
+#![forbid(unsafe_code)]
+
+mod body;
+mod commits;
+pub mod config;
+mod connection;
+mod error;
+mod handlers;
+mod metadata;
+mod policy;
+mod publish;
+mod receiver;
+mod session;
+mod signing;
+
+pub use connection::{ServeError, serve_connection, serve_refusal};
+pub use receiver::{Clock, Receiver, ReceiverError};

@@ -1,0 +1,77 @@
+//! What a repository says about itself: the summary, and what Flatpak adds.
+
+use treegraft_flatpak::{ReplacementCommand, UpdateRepo, UpdateRepoError, is_flatpak_ref};
+use treegraft_object::{detached, gvariant::Dict};
+use treegraft_repo::{PublishLock, deltas, summary};
+use treegraft_wire::{ApiError, ErrorCode};
+
+use crate::{
+    Receiver,
+    config::FlatpakUpdate,
+    error::{chain, from_deltas, from_ref, from_sign, from_summary},
+    signing,
+};
+
+/// Brings the summary and what belongs to it up to date. Returns notes for the pusher.
+///
+/// A configured command comes first, then `flatpak build-update-repo` for a repository with Flatpak's refs, then
+/// treegraft's own summary.
+pub(crate) fn update(receiver: &Receiver, lock: &PublishLock) -> Result<Vec<String>, ApiError> {
+    let settings = &receiver.settings;
+    let path = receiver.repo.path();
+    let stale = |error: &UpdateRepoError| ApiError::new(ErrorCode::SummaryStale, chain(error));
+    if let Some(command) = ReplacementCommand::new(&settings.update_command) {
+        command.run(path).map_err(|error| stale(&error))?;
+        return sign_foreign_summary(receiver, lock).map(|()| Vec::new());
+    }
+    let has_flatpak_refs = receiver.repo.refs().map_err(from_ref)?.keys().any(is_flatpak_ref);
+    if !has_flatpak_refs || settings.flatpak_update == FlatpakUpdate::Never {
+        return write_summary(receiver, lock).map(|()| Vec::new());
+    }
+    let flatpak = UpdateRepo {
+        gpg_homedir: settings.gpg_homedir.clone(),
+        gpg_keys: settings.gpg_keys.clone(),
+        ..UpdateRepo::default()
+    };
+    match flatpak.run(path) {
+        Ok(_) => sign_foreign_summary(receiver, lock).map(|()| Vec::new()),
+        Err(UpdateRepoError::NotFound { .. }) => {
+            write_summary(receiver, lock)?;
+            Ok(vec![
+                "`flatpak` is not installed on the server: the summary was updated, but not the appstream branches and \
+                 `summary.idx`, which Flatpak's clients read first"
+                    .to_owned(),
+            ])
+        }
+        Err(error) => Err(stale(&error)),
+    }
+}
+
+/// Writes and signs treegraft's own summary.
+fn write_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError> {
+    let known_deltas = deltas::list(&receiver.repo).map_err(from_deltas)?;
+    deltas::reindex(&receiver.repo, lock, &known_deltas).map_err(from_deltas)?;
+    let data = summary::build(&receiver.repo, (receiver.clock)(), &Dict::new()).map_err(from_summary)?;
+    let mut signatures = Dict::new();
+    signing::sign_into(&mut signatures, &receiver.keys, &data).map_err(from_sign)?;
+    let signatures = Some(&signatures).filter(|signatures| !signatures.is_empty());
+    summary::write(&receiver.repo, lock, &data, signatures).map_err(from_summary)
+}
+
+/// Adds the signatures that the program which wrote the summary did not make.
+///
+/// `flatpak` signs with OpenPGP only; a configured command may not sign at all.
+fn sign_foreign_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError> {
+    let Some((data, mut signatures)) = summary::read(&receiver.repo).map_err(from_summary)? else {
+        return Ok(());
+    };
+    let missing: Vec<_> = receiver.keys.iter().filter(|key| signatures.get(key.metadata_key()).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for key in missing {
+        let signature = key.sign(&data).map_err(from_sign)?;
+        detached::append_signature(&mut signatures, key.metadata_key(), &signature);
+    }
+    summary::write(&receiver.repo, lock, &data, Some(&signatures)).map_err(from_summary)
+}

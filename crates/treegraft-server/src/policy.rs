@@ -1,0 +1,165 @@
+//! What may become of a ref: the server's settings against what a push asks for.
+
+use jiff::Timestamp;
+use treegraft_flatpak::{FlatpakRef, GraftOptions};
+use treegraft_object::{Commit, CommitId, RefName};
+use treegraft_repo::{Find, ReadError};
+use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefOffer, Verdict};
+
+use crate::{
+    Receiver,
+    error::{chain, from_read, from_ref},
+};
+
+/// Refs that the server makes by itself; a pushed one would be replaced by the next update.
+const GENERATED_REFS: [&str; 3] = ["appstream/", "appstream2/", "ostree-metadata"];
+
+/// Most commits that are walked to find the head among a pushed commit's ancestors.
+const MAX_ANCESTRY: usize = 100_000;
+
+/// Judges an offer against the ref's head now.
+///
+/// When a push is opened, only the client's word is there about the commit; `commit` is the commit itself once it has
+/// arrived, and then its word counts.
+pub(crate) fn judge(
+    receiver: &Receiver,
+    offer: &RefOffer,
+    commit: Option<&Commit>,
+) -> Result<(Option<CommitId>, Verdict), ApiError> {
+    check_name(receiver, &offer.name)?;
+    check_options(receiver, offer)?;
+    let Some(head_id) = receiver.repo.resolve_ref(&offer.name).map_err(from_ref)? else {
+        return Ok((None, Verdict::Publish));
+    };
+    let head = receiver.repo.commit(head_id).map_err(from_read)?;
+    let (root_tree, root_meta, commit_timestamp_secs) = match commit {
+        Some(commit) => (commit.root_tree, commit.root_meta, commit.timestamp_secs),
+        None => (offer.root_tree, offer.root_meta, offer.timestamp_secs),
+    };
+    let is_unchanged = match offer.mode {
+        GraftMode::Rebase => (root_tree, root_meta) == (head.root_tree, head.root_meta) && !offer.graft.forces_commit(),
+        GraftMode::Exact => offer.commit == head_id,
+    };
+    if is_unchanged {
+        return Ok((Some(head_id), Verdict::Unchanged));
+    }
+    let timestamp_secs = offer.graft.timestamp_secs.unwrap_or(commit_timestamp_secs);
+    if timestamp_secs < head.timestamp_secs {
+        check_older(receiver, offer, timestamp_secs, head.timestamp_secs)?;
+    }
+    Ok((Some(head_id), Verdict::Publish))
+}
+
+fn check_name(receiver: &Receiver, name: &RefName) -> Result<(), ApiError> {
+    let refuse = |reason: String| {
+        Err(ApiError::new(ErrorCode::RefName, format!("The ref `{name}` cannot be pushed: {reason}")).of_ref(name))
+    };
+    if GENERATED_REFS.iter().any(|generated| {
+        name.as_str() == *generated || (generated.ends_with('/') && name.as_str().starts_with(generated))
+    }) {
+        return refuse("the server makes it by itself".to_owned());
+    }
+    // A name that is there already may stay; a new one must be writable and readable everywhere.
+    if !name.is_portable() && receiver.repo.resolve_ref(name).map_err(from_ref)?.is_none() {
+        return refuse("a new ref's name must stay within ASCII".to_owned());
+    }
+    if treegraft_flatpak::is_flatpak_ref(name)
+        && let Err(error) = FlatpakRef::parse(name)
+    {
+        return refuse(error.to_string());
+    }
+    Ok(())
+}
+
+fn check_options(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> {
+    let settings = &receiver.settings;
+    let refuse = |what: &str, key: &str| {
+        let detail = format!("The server does not allow {what} for `{}`", offer.name);
+        Err(ApiError::new(ErrorCode::NotAllowed, detail)
+            .of_ref(&offer.name)
+            .hint(format!("the server's administrator can set `{key} = true` for this repository")))
+    };
+    if offer.mode == GraftMode::Exact && !settings.allow_exact {
+        return refuse("an exact push, which keeps the commit's checksum,", "allow-exact");
+    }
+    if offer.force && !settings.allow_force {
+        return refuse("a forced push", "allow-force");
+    }
+    if offer.mode == GraftMode::Exact && offer.graft != GraftOptions::default() {
+        let detail = format!(
+            "An exact push keeps the commit of `{}` as it is, so that nothing in it can be changed",
+            offer.name
+        );
+        return Err(ApiError::new(ErrorCode::GraftOption, detail).of_ref(&offer.name));
+    }
+    offer
+        .graft
+        .check(&offer.name)
+        .map_err(|error| ApiError::new(ErrorCode::GraftOption, chain(&error)).of_ref(&offer.name))
+}
+
+fn check_older(receiver: &Receiver, offer: &RefOffer, pushed_secs: u64, head_secs: u64) -> Result<(), ApiError> {
+    let (pushed, head) = (date(pushed_secs), date(head_secs));
+    let error = ApiError::new(
+        ErrorCode::OlderThanHead,
+        format!("The commit for `{}` is of {pushed}, but the ref already has a newer one of {head}", offer.name),
+    )
+    .of_ref(&offer.name)
+    .conflict(&head, &pushed);
+    match (offer.allow_older, receiver.settings.allow_older) {
+        (true, true) => Ok(()),
+        (true, false) => {
+            Err(error.hint("the server's configuration does not allow to go back in time (`allow-older`)"))
+        }
+        (false, _) => Err(error.hint(
+            "clients refuse to update to an older commit; push a newer build, or use `--allow-older` if this is meant",
+        )),
+    }
+}
+
+/// Writes a time as users read it.
+fn date(secs: u64) -> String {
+    i64::try_from(secs)
+        .ok()
+        .and_then(|secs| Timestamp::from_second(secs).ok())
+        .map_or_else(|| format!("second {secs}"), |timestamp| timestamp.to_string())
+}
+
+/// Finds the commits that an exact push adds to a ref, newest first: the pushed one and its ancestors down to the head.
+///
+/// Without a head, or when the history may be dropped by force, the commit is added alone, with whatever history of it
+/// is already known. That a parent is not there is no error then: readers of OSTree repositories expect shallow history.
+pub(crate) fn added_commits(
+    find: &dyn Find,
+    offer: &RefOffer,
+    head: Option<CommitId>,
+) -> Result<Vec<CommitId>, ApiError> {
+    let Some(head) = head else {
+        return Ok(vec![offer.commit]);
+    };
+    let mut added = vec![offer.commit];
+    let mut current = offer.commit;
+    while added.len() < MAX_ANCESTRY {
+        let parent = match find.commit(current) {
+            Ok(commit) => commit.parent,
+            Err(ReadError::NotFound { .. }) => None,
+            Err(error) => return Err(from_read(error)),
+        };
+        match parent {
+            Some(parent) if parent == head => return Ok(added),
+            Some(parent) => {
+                added.push(parent);
+                current = parent;
+            }
+            None => break,
+        }
+    }
+    if offer.force {
+        return Ok(vec![offer.commit]);
+    }
+    let detail = format!("The pushed commit of `{}` does not descend from the ref's head {head}", offer.name);
+    Err(ApiError::new(ErrorCode::NotFastForward, detail)
+        .of_ref(&offer.name)
+        .conflict(&head, &offer.commit)
+        .hint("push without `--exact` to put the tree on top of the head, or with `--force` to drop what is there"))
+}

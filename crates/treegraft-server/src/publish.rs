@@ -1,0 +1,136 @@
+//! Making pushed refs visible: check, graft, sign, move, and the summary.
+//!
+//! The order is what makes it safe:
+//!
+//! 1. Every commit must be complete in staging area and repository together.
+//! 2. The publish lock is taken; the heads cannot move under other pushes from here on.
+//! 3. New commits and their signatures are made and staged. A missing key stops the push here, with nothing visible.
+//! 4. Objects become durable and move into place, commits last.
+//! 5. The journal is written, the refs move. From the journal on, the publish is finished even after a crash.
+//! 6. The summary is written and signed, the journal removed.
+
+use std::time::Duration;
+
+use treegraft_object::CommitId;
+use treegraft_repo::{Prepared, PublishLock, RefEdit, RefTarget, Transaction};
+use treegraft_wire::{ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefOffer, Verdict};
+
+use crate::{
+    Receiver,
+    commits::Commits,
+    error::{from_publish, from_ref, from_transaction},
+    metadata, policy,
+    session::Session,
+};
+
+/// Seconds between two notices that a push still waits.
+const WAITING_NOTICE_SECS: u64 = 5;
+
+type Report<'r> = dyn FnMut(PublishEvent) + 'r;
+
+/// A ref that is about to move.
+struct Move<'o> {
+    offer: &'o RefOffer,
+    head: Option<CommitId>,
+    new: CommitId,
+}
+
+/// Publishes everything that a session offers, or nothing.
+pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_>) -> Result<Published, ApiError> {
+    let staging = session.staging()?;
+    let view = staging.view(&receiver.repo);
+    report(PublishEvent::Phase { phase: Phase::Check });
+    let mut commits = Commits::new(receiver, staging, &view);
+    let mut sources = Vec::new();
+    for offer in &session.offers {
+        sources.push(commits.complete(offer, offer.commit)?);
+    }
+
+    let (lock, mut notes) = acquire(receiver, report)?;
+    report(PublishEvent::Phase { phase: Phase::Graft });
+    let mut moves = Vec::new();
+    let mut refs = Vec::new();
+    for (offer, source) in session.offers.iter().zip(&sources) {
+        let (head, verdict) = policy::judge(receiver, offer, Some(source))?;
+        let new = match (verdict, offer.mode) {
+            (Verdict::Unchanged, _) => head.unwrap_or(offer.commit),
+            (Verdict::Publish, GraftMode::Rebase) => commits.graft(offer, source, head)?,
+            (Verdict::Publish, GraftMode::Exact) => commits.keep(offer, head)?,
+        };
+        if verdict == Verdict::Publish {
+            moves.push(Move { offer, head, new });
+        }
+        refs.push(PublishedRef { name: offer.name.clone(), old: head, new });
+    }
+    if moves.is_empty() {
+        return Ok(Published { refs, notes });
+    }
+
+    report(PublishEvent::Phase { phase: Phase::Publish });
+    let mut transaction = Transaction::new(&receiver.repo, &lock, staging);
+    transaction.link(commits.into_objects());
+    for edit in edits(receiver, &moves)? {
+        transaction.set_ref(edit);
+    }
+    let committed = transaction.prepare().and_then(Prepared::commit).map_err(from_transaction)?;
+
+    report(PublishEvent::Phase { phase: Phase::Summary });
+    notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
+    committed.finish().map_err(from_transaction)?;
+    Ok(Published { refs, notes })
+}
+
+/// Takes the publish lock, and finishes a publish that was interrupted before. Returns notes about it.
+fn acquire(receiver: &Receiver, report: &mut Report<'_>) -> Result<(PublishLock, Vec<String>), ApiError> {
+    let mut noticed_secs = None;
+    let mut waiting = |waited: Duration| {
+        let waited_secs = waited.as_secs();
+        if noticed_secs.is_none_or(|noticed| waited_secs >= noticed + WAITING_NOTICE_SECS) {
+            noticed_secs = Some(waited_secs);
+            let reason = "another push publishes to this repository".to_owned();
+            report(PublishEvent::Waiting { reason, waited_secs });
+        }
+    };
+    let mut lock = PublishLock::acquire(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    let notes = finish_recovery(receiver, &mut lock)?;
+    Ok((lock, notes))
+}
+
+/// Writes the summary anew after an interrupted publish was finished or undone. Returns notes about it.
+pub(crate) fn finish_recovery(receiver: &Receiver, lock: &mut PublishLock) -> Result<Vec<String>, ApiError> {
+    let Some(recovered) = lock.recovered() else {
+        return Ok(Vec::new());
+    };
+    if !recovered.needs_summary() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = recovered.refs.iter().map(|found| format!("`{}`", found.edit.target)).collect();
+    let mut notes = vec![format!("An interrupted publish of {} was found and finished", names.join(", "))];
+    notes.extend(metadata::update(receiver, lock)?);
+    lock.finish_recovery().map_err(from_publish)?;
+    Ok(notes)
+}
+
+/// Lists the refs to move: each offered one, and its mirrors under the extra collection ids.
+fn edits(receiver: &Receiver, moves: &[Move<'_>]) -> Result<Vec<RefEdit>, ApiError> {
+    let own_collection = receiver.repo.config().collection_id.as_ref();
+    let mut edits = Vec::new();
+    for Move { offer, head, new } in moves {
+        edits.push(RefEdit { target: RefTarget::Head(offer.name.clone()), expected: *head, new: *new });
+        for collection in offer.graft.extra_collection_ids.iter().filter(|&id| Some(id) != own_collection) {
+            let target = RefTarget::Mirror(collection.clone(), offer.name.clone());
+            let expected = receiver.repo.resolve(&target).map_err(from_ref)?;
+            edits.push(RefEdit { target, expected, new: *new });
+        }
+    }
+    Ok(edits)
+}
+
+/// Says of a failure after the refs moved what it is: the push succeeded, the summary did not.
+fn published_but_stale(error: ApiError, moves: &[Move<'_>]) -> ApiError {
+    let names: Vec<String> = moves.iter().map(|Move { offer, .. }| format!("`{}`", offer.name)).collect();
+    let names = names.join(", ");
+    let detail = format!("Published {names}, but the summary could not be updated: {}", error.detail);
+    let hint = error.hint.unwrap_or_else(|| "the next push tries it again".to_owned());
+    ApiError { code: ErrorCode::SummaryStale, detail, hint: Some(hint), ..error }
+}

@@ -1,0 +1,114 @@
+//! One repository that can be pushed to.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use treegraft_repo::{Mode, OpenError, PublishLock, Repo};
+use treegraft_sign::SigningKeys;
+use treegraft_wire::{ApiError, ErrorCode, PushId};
+
+use crate::{
+    config::Settings,
+    error::from_publish,
+    metadata, publish,
+    session::Session,
+    signing::{self, KeyError},
+};
+
+/// Tells the time in seconds since 1970 UTC.
+pub type Clock = fn() -> u64;
+
+/// One repository, its settings, and the pushes that are open on it.
+#[derive(Debug)]
+pub struct Receiver {
+    pub(crate) repo: Arc<Repo>,
+    pub(crate) settings: Settings,
+    pub(crate) keys: SigningKeys,
+    pub(crate) clock: Clock,
+    sessions: Mutex<HashMap<PushId, Arc<Session>>>,
+    next_push: AtomicU64,
+}
+
+/// A repository cannot be pushed to.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiverError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Only archive repositories can be served to clients.
+    #[error("`{path}` is a repository of mode `{mode}`, only archive repositories can be pushed to", path = path.display())]
+    NotArchive {
+        /// The repository.
+        path: std::path::PathBuf,
+        /// Its mode.
+        mode: Mode,
+    },
+    /// It is not writable for the user that the server runs as.
+    #[error("The repository `{path}` is not writable for this user", path = path.display())]
+    NotWritable {
+        /// The repository.
+        path: std::path::PathBuf,
+    },
+    /// A signing key that the configuration names cannot be used.
+    #[error("Could not load the signing keys of the server's configuration")]
+    Keys(#[from] KeyError),
+}
+
+impl Receiver {
+    /// Opens the repository at `path` for pushes.
+    pub fn open(path: &Path, settings: Settings, clock: Clock) -> Result<Self, ReceiverError> {
+        let repo = Repo::open(path)?;
+        if repo.mode() != Mode::Archive {
+            return Err(ReceiverError::NotArchive { path: path.to_owned(), mode: repo.mode() });
+        }
+        if !repo.is_writable() {
+            return Err(ReceiverError::NotWritable { path: path.to_owned() });
+        }
+        let keys = signing::load(&settings)?;
+        let (sessions, next_push) = (Mutex::default(), AtomicU64::new(1));
+        Ok(Self { repo: Arc::new(repo), settings, keys, clock, sessions, next_push })
+    }
+
+    /// Returns the repository.
+    pub fn repo(&self) -> &Repo {
+        &self.repo
+    }
+
+    /// Writes and signs the summary anew, and what belongs to it, as a push does at its end.
+    ///
+    /// An interrupted publish is finished first. `waiting` is called again and again while another one holds the lock, with
+    /// the time waited so far. Returns notes for the administrator.
+    pub fn update_summary(&self, waiting: &mut dyn FnMut(Duration)) -> Result<Vec<String>, ApiError> {
+        let mut lock = PublishLock::acquire(&self.repo, waiting).map_err(from_publish)?;
+        let mut notes = publish::finish_recovery(self, &mut lock)?;
+        notes.extend(metadata::update(self, &lock)?);
+        Ok(notes)
+    }
+
+    pub(crate) fn new_push_id(&self) -> PushId {
+        PushId(self.next_push.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    pub(crate) fn add_session(&self, session: Session) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.insert(session.id.clone(), Arc::new(session));
+    }
+
+    pub(crate) fn session(&self, id: &str) -> Result<Arc<Session>, ApiError> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(&PushId(id.to_owned())).cloned().ok_or_else(|| {
+            ApiError::new(ErrorCode::UnknownPush, format!("There is no open push `{}`", id.escape_debug()))
+        })
+    }
+
+    pub(crate) fn remove_session(&self, id: &PushId) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}

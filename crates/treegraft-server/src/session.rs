@@ -1,0 +1,112 @@
+//! One push: its locks, its staging area, and what is known about its refs.
+
+use std::{collections::HashSet, time::Duration};
+
+use treegraft_object::{Checksum, CommitId};
+use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
+use treegraft_wire::{
+    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, PushId, RefOffer, RefState, Repository, Resumed, Verdict,
+};
+
+use crate::{
+    Receiver,
+    error::{from_lock, from_publish, from_staging},
+    policy, publish,
+};
+
+/// Most names in one question: a quarter of a million files in four questions, two megabytes each.
+pub(crate) const MAX_QUESTION_NAMES: u32 = 65_536;
+
+/// Most object streams of one push at a time. Each has a blocking thread that inflates and hashes.
+const MAX_STREAMS: u32 = 8;
+
+/// One push, from its opening to the end of its publication or its connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: PushId,
+    pub(crate) offers: Vec<RefOffer>,
+    /// Nothing to publish needs no staging area.
+    staging: Option<Staging>,
+    /// Held until the push ends, so that no prune removes what the client was told to be there.
+    _lock: RepoLock,
+}
+
+impl Session {
+    /// Opens a push: checks what is asked against the settings, and takes locks and staging area.
+    pub(crate) fn open(receiver: &Receiver, request: OpenRequest) -> Result<(Self, OpenAnswer), ApiError> {
+        check_refs(receiver, &request.refs)?;
+        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
+        let notes = finish_interrupted_publish(receiver)?;
+        let mut refs = Vec::new();
+        for offer in &request.refs {
+            let (head, verdict) = policy::judge(receiver, offer, None)?;
+            refs.push(RefState { name: offer.name.clone(), head, verdict });
+        }
+        let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
+        let (staging, resumed) = if is_needed {
+            let (staging, resumed) = Staging::open(&receiver.repo).map_err(from_staging)?;
+            (Some(staging), Resumed { objects: resumed.objects, bytes: resumed.bytes })
+        } else {
+            (None, Resumed::default())
+        };
+        let id = receiver.new_push_id();
+        let answer = OpenAnswer {
+            server: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
+            push: id.clone(),
+            repository: Repository { collection_id: receiver.repo.config().collection_id.clone() },
+            refs,
+            limits: Limits {
+                object_bytes: receiver.settings.max_object_bytes,
+                question_names: MAX_QUESTION_NAMES,
+                streams: MAX_STREAMS,
+            },
+            resumed,
+            features: Vec::new(),
+            notes,
+        };
+        Ok((Self { id, offers: request.refs, staging, _lock: lock }, answer))
+    }
+
+    /// Returns the staging area of a push that has something to publish.
+    pub(crate) fn staging(&self) -> Result<&Staging, ApiError> {
+        self.staging.as_ref().ok_or_else(|| {
+            ApiError::new(ErrorCode::BadRequest, "This push has nothing to publish, so it takes no objects")
+        })
+    }
+
+    /// Throws away what the push has staged and not published.
+    pub(crate) fn clean_up(self) -> Result<(), StagingError> {
+        self.staging.map_or(Ok(()), Staging::remove)
+    }
+
+    /// Tells whether the commit is one that a ref is offered.
+    pub(crate) fn offers_commit(&self, commit: Checksum) -> bool {
+        self.offers.iter().any(|offer| offer.commit == CommitId(commit))
+    }
+}
+
+/// Checks the list of refs by itself.
+fn check_refs(receiver: &Receiver, offers: &[RefOffer]) -> Result<(), ApiError> {
+    if offers.is_empty() {
+        return Err(ApiError::new(ErrorCode::BadRequest, "The push names no ref"));
+    }
+    let limit = receiver.settings.max_refs;
+    if offers.len() > limit {
+        let detail = format!("The push has {} refs, at most {limit} are allowed", offers.len());
+        return Err(ApiError::new(ErrorCode::TooLarge, detail));
+    }
+    let mut seen = HashSet::new();
+    match offers.iter().find(|offer| !seen.insert(&offer.name)) {
+        Some(offer) => Err(ApiError::new(ErrorCode::BadRequest, format!("The ref `{}` is there twice", offer.name))),
+        None => Ok(()),
+    }
+}
+
+/// Finishes what a publish left that was interrupted, by this push or another, before anything is said about the refs.
+fn finish_interrupted_publish(receiver: &Receiver) -> Result<Vec<String>, ApiError> {
+    if !PublishLock::is_recovery_needed(&receiver.repo).map_err(from_publish)? {
+        return Ok(Vec::new());
+    }
+    let mut lock = PublishLock::acquire(&receiver.repo, &mut |_: Duration| ()).map_err(from_publish)?;
+    publish::finish_recovery(receiver, &mut lock)
+}
