@@ -1,16 +1,17 @@
 //! Rules that hold for all values: decoding and encoding are each other's inverse, and no bytes make a decoder panic.
 
-mod generate;
+mod random_gvariant;
+mod random_objects;
 
 use std::io;
 
-use generate::Decisions;
 use proptest::{collection::vec, prelude::*, sample::Index};
+use random_gvariant::Decisions;
 use treegraft_object::{
-    Checksum, CollectionId, Commit, CommitId, DecodeError, DirMeta, DirTree, FileHeader, FileKind, RefName, Xattrs,
-    detached, filez,
-    gvariant::{Dict, Type, check, elements, tuple},
-    summary::Summary,
+    Checksum, CollectionId, Commit, CommitId, ContentId, DecodeError, DirMeta, DirMetaId, DirTree, DirTreeId,
+    FileHeader, FileKind, RefName, Xattrs, detached, filez,
+    gvariant::{Dict, Type, Variant, check, elements, tuple},
+    summary::{Summary, SummaryRef},
     tombstone,
 };
 
@@ -38,19 +39,33 @@ fn unframed(framed: &[u8]) -> Vec<u8> {
 /// Makes the bytes of a valid object and the position of its decoder in [`DECODERS`].
 fn object() -> impl Strategy<Value = (usize, Vec<u8>)> {
     prop_oneof![
-        generate::commit().prop_map(|commit| (0, commit.encode())),
-        generate::dirtree().prop_map(|tree| (1, tree.encode())),
-        generate::dirmeta().prop_map(|meta| (2, meta.encode())),
-        (generate::file_header(), any::<u64>()).prop_map(|(header, content_bytes)| {
+        random_objects::commit().prop_map(|commit| (0, commit.encode())),
+        dirtree().prop_map(|tree| (1, tree.encode())),
+        random_objects::dirmeta().prop_map(|meta| (2, meta.encode())),
+        (random_objects::file_header(), any::<u64>()).prop_map(|(header, content_bytes)| {
             let content_bytes = if header.kind == FileKind::Regular { content_bytes } else { 0 };
             (3, unframed(&header.encode_archive(content_bytes)))
         }),
-        generate::xattrs().prop_map(|xattrs| (4, xattrs.encode())),
-        generate::dict().prop_map(|dict| (5, dict.encode())),
-        generate::dict().prop_map(|dict| (6, dict.encode())),
-        generate::checksum().prop_map(|commit| (7, tombstone::encode(CommitId(commit)))),
-        generate::summary().prop_map(|summary| (8, summary.encode())),
+        random_objects::xattrs().prop_map(|xattrs| (4, xattrs.encode())),
+        random_objects::dict().prop_map(|dict| (5, dict.encode())),
+        random_objects::dict().prop_map(|dict| (6, dict.encode())),
+        random_objects::checksum().prop_map(|commit| (7, tombstone::encode(CommitId(commit)))),
+        random_objects::summary().prop_map(|summary| (8, summary.encode())),
     ]
+}
+
+fn dirtree() -> impl Strategy<Value = DirTree> {
+    let entry = (random_objects::checksum(), proptest::option::of(random_objects::checksum()));
+    proptest::collection::btree_map(treegraft_testkit::tree::name(), entry, 0..12).prop_map(|entries| {
+        let mut tree = DirTree::default();
+        for (name, (first, second)) in entries {
+            match second {
+                None => tree.files.push((name, ContentId(first))),
+                Some(second) => tree.dirs.push((name, DirTreeId(first), DirMetaId(second))),
+            }
+        }
+        tree
+    })
 }
 
 /// A small damage to bytes.
@@ -105,12 +120,12 @@ fn rebuild(expected: &Type, data: &[u8]) -> Vec<u8> {
         Type::Array(element) => {
             let children = elements(element, data).expect("an array that passed the check can be split");
             let children = children.into_iter().map(|child| rebuild(element, child)).collect::<Vec<_>>();
-            generate::array_of(element, children.iter().map(Vec::as_slice))
+            random_gvariant::array_of(element, children.iter().map(Vec::as_slice))
         }
         Type::Tuple(members) => {
             let children = tuple(members, data).expect("a tuple that passed the check can be split");
             let children = members.iter().zip(children).map(|(member, child)| rebuild(member, child));
-            generate::tuple_of(members, children.collect::<Vec<_>>().iter().map(Vec::as_slice))
+            random_gvariant::tuple_of(members, children.collect::<Vec<_>>().iter().map(Vec::as_slice))
         }
         Type::Maybe(element) => match (data, element.fixed_size()) {
             ([], _) => Vec::new(),
@@ -132,13 +147,13 @@ proptest! {
 
     #[test]
     fn decoding_inverts_encoding(
-        commit in generate::commit(),
-        tree in generate::dirtree(),
-        meta in generate::dirmeta(),
-        header in generate::file_header(),
-        dict in generate::dict(),
-        summary in generate::summary(),
-        checksum in generate::checksum(),
+        commit in random_objects::commit(),
+        tree in dirtree(),
+        meta in random_objects::dirmeta(),
+        header in random_objects::file_header(),
+        dict in random_objects::dict(),
+        summary in random_objects::summary(),
+        checksum in random_objects::checksum(),
     ) {
         prop_assert_eq!(Commit::decode(&commit.encode()), Ok(commit.clone()), "a commit comes back as it was");
         prop_assert_eq!(DirTree::decode(&tree.encode()), Ok(tree), "a dirtree comes back as it was");
@@ -186,9 +201,9 @@ proptest! {
         damages in vec(damage(), 0..3),
     ) {
         let mut decisions = Decisions::new(&decisions);
-        let type_string = generate::type_string(&mut decisions);
+        let type_string = random_gvariant::type_string(&mut decisions);
         let parsed = Type::parse(&type_string).expect("the generator writes valid types");
-        let mut data = generate::value(&parsed, &mut decisions);
+        let mut data = random_gvariant::value(&parsed, &mut decisions);
         if damages.is_empty() {
             prop_assert_eq!(check(&parsed, &data), Ok(()), "writers write normal form of type `{}`", type_string);
         }
@@ -200,7 +215,7 @@ proptest! {
 
     #[test]
     fn random_bytes_under_random_types(decisions in vec(any::<u8>(), 0..40), data in vec(any::<u8>(), 0..60)) {
-        let type_string = generate::type_string(&mut Decisions::new(&decisions));
+        let type_string = random_gvariant::type_string(&mut Decisions::new(&decisions));
         let parsed = Type::parse(&type_string).expect("the generator writes valid types");
         if check(&parsed, &data).is_ok() {
             prop_assert_eq!(rebuild(&parsed, &data), data, "the normal form of type `{}` is unique", type_string);
@@ -236,7 +251,7 @@ proptest! {
 
     #[test]
     fn filez_gives_back_what_was_written(
-        header in generate::file_header(),
+        header in random_objects::file_header(),
         content in vec(any::<u8>(), 0..2_000),
         repeat in 1..200_usize,
         level in 0..=9_u32,
@@ -286,10 +301,8 @@ fn assert_copy_is_consistent(archived: &[u8]) {
 /// Every truncation and every flipped bit of one object of each kind, without leaving any to chance.
 #[test]
 fn every_truncation_and_bit_flip_is_refused_or_kept() {
-    let metadata = Dict::from_iter([
-        ("version", treegraft_object::gvariant::Variant::string("1")),
-        ("ostree.ref-binding", treegraft_object::gvariant::Variant::strings(["a", "b"])),
-    ]);
+    let metadata =
+        Dict::from_iter([("version", Variant::string("1")), ("ostree.ref-binding", Variant::strings(["a", "b"]))]);
     let id = Checksum::of(b"some object");
     let commit = Commit {
         metadata: metadata.clone(),
@@ -297,18 +310,18 @@ fn every_truncation_and_bit_flip_is_refused_or_kept() {
         subject: "Subject".to_owned(),
         body: "Body".to_owned(),
         timestamp_secs: 1_700_000_000,
-        root_tree: treegraft_object::DirTreeId(id),
-        root_meta: treegraft_object::DirMetaId(id),
+        root_tree: DirTreeId(id),
+        root_meta: DirMetaId(id),
     };
     let tree = DirTree {
-        files: vec![("a".to_owned(), treegraft_object::ContentId(id))],
-        dirs: vec![("b".to_owned(), treegraft_object::DirTreeId(id), treegraft_object::DirMetaId(id))],
+        files: vec![("a".to_owned(), ContentId(id))],
+        dirs: vec![("b".to_owned(), DirTreeId(id), DirMetaId(id))],
     };
     let xattrs = Xattrs::canonical([(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), b"2".to_vec())]);
     let meta = DirMeta { uid: 1, gid: 2, mode: 0o40_755, xattrs: xattrs.clone() };
     let kind = FileKind::Symlink("target".to_owned());
     let header = FileHeader { uid: 1, gid: 2, mode: 0o120_777, kind, xattrs: xattrs.clone() };
-    let entry = treegraft_object::summary::SummaryRef {
+    let entry = SummaryRef {
         name: RefName::new("main").expect("a valid ref"),
         commit_bytes: 100,
         commit: CommitId(id),

@@ -38,7 +38,8 @@ pub enum NotNormal {
 
 /// Checks that `data` is the normal form of a value of type `expected`.
 ///
-/// Everything that passes can be split with [`tuple`] and [`elements`] all the way down. Time and memory are in proportion
+/// What passes is normal to GLib, too. In return GLib takes a tuple without bytes where all members are empty, and types
+/// of 129 levels; its own writer makes neither. Everything that passes can be split with [`tuple()`] and [`elements`] all the way down. Time and memory are in proportion
 /// to the data, however the type is nested.
 pub fn check(expected: &Type, data: &[u8]) -> Result<(), NotNormal> {
     check_at(expected, data, 0)

@@ -44,7 +44,7 @@ pub fn tuple<'a>(members: &[Type], data: &'a [u8]) -> Result<Vec<&'a [u8]>, NotN
 
 /// Splits the bytes of an array into the bytes of its elements.
 ///
-/// The frame is checked as in [`tuple`]. The elements themselves are not.
+/// The frame is checked as in [`tuple()`]. The elements themselves are not.
 pub fn elements<'a>(element: &Type, data: &'a [u8]) -> Result<Vec<&'a [u8]>, NotNormal> {
     if data.is_empty() {
         return Ok(Vec::new());

@@ -2,7 +2,7 @@
 //!
 //! * [`Type`] is a parsed type string with its alignment and fixed size.
 //! * [`check`] accepts bytes only in *normal form*: the one serialisation of a value that GLib writes.
-//! * [`tuple`] and [`elements`] split a container into the bytes of its children.
+//! * [`tuple()`] and [`elements`] split a container into the bytes of its children.
 //! * [`TupleWriter`] and [`ArrayWriter`] put containers together.
 //! * [`Variant`] is a value with its type, [`Dict`] an `a{sv}` in its order; both keep bytes that they do not understand.
 //!
