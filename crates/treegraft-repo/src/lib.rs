@@ -19,7 +19,7 @@
 //!     publish.lock                     one publish at a time                                            publish_lock
 //!     journal                          the refs of a publish that is going on; absent when there is none  journal
 //!     staging/<random>/                one for each push                                                staging
-//!         lock, boot-id, tmp/, XX/<62 digits>.<ext>
+//!         lock, boot-id, XX/<62 digits>.<ext>
 //! ```
 //!
 //! # Invariants
@@ -63,6 +63,7 @@ mod boot_id;
 mod closure;
 mod config;
 pub mod deltas;
+mod detached;
 mod durable;
 pub mod fault;
 mod find;
@@ -85,6 +86,7 @@ mod transaction;
 
 pub use closure::{Closure, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
+pub use detached::{DetachedMetadataError, write_detached_metadata};
 pub use find::{ArchivedFile, Find, ReadError};
 pub use init::InitError;
 pub use key_file::{KeyFile, KeyFileError};

@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
-    os::fd::AsFd,
     path::PathBuf,
 };
 
@@ -21,11 +20,9 @@ use treegraft_object::{
 };
 
 use crate::{
-    Find, Mode, PublishLock, ReadError, RefError, RefTarget, Repo,
+    Find, PublishLock, ReadError, RefError, RefTarget, Repo,
     deltas::{self, DeltaError},
-    durable::{self, Durability},
-    fault, private_dir,
-    store::LoosePath,
+    durable, fault, private_dir,
 };
 
 /// The names of both files while they are being written, in `.treegraft`.
@@ -228,24 +225,4 @@ fn set_time(repo: &Repo, file: &File) -> io::Result<Timestamps> {
     let times = Timestamps { last_access: omit, last_modification: modified };
     futimens(file, &times)?;
     Ok(times)
-}
-
-/// Replaces a commit's detached metadata. An empty dictionary makes an empty file, as in libostree.
-///
-/// The commit should be there. Durable on return; a crash leaves the old metadata or the new one.
-pub fn write_detached_metadata(
-    repo: &Repo,
-    lock: &PublishLock,
-    commit: CommitId,
-    metadata: &Dict,
-) -> Result<(), SummaryError> {
-    let path = LoosePath::new(ObjectName::commit_meta(commit), Mode::Archive);
-    let write = |durability: Durability| {
-        let directory_mode = rustix::fs::Mode::from_raw_mode(0o777);
-        let dir = durable::make_dirs(repo.objects_dir(), path.directory(), directory_mode, durability)?;
-        durable::replace(&dir, path.file_name(), &metadata.encode(), durability)?;
-        durability.sync_dir(dir.as_fd())
-    };
-    write(lock.durability())
-        .map_err(|source| SummaryError::Io { path: repo.objects_path().join(path.as_str()), source })
 }

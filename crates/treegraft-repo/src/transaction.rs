@@ -206,6 +206,7 @@ impl<'r> Transaction<'r> {
         self.objects.sort_unstable_by_key(|name| (rank(name.kind), name.checksum));
         self.objects.dedup();
         let durability = self.lock.durability();
+        // This also covers what a publish that was cut off has moved into `objects/` and not synced.
         let synced = durability.sync_fs(self.staging.dir()).and_then(|()| fault::point("transaction:staging-durable"));
         synced.map_err(|source| io_error(self.staging.path(), source))?;
         let commits_from = self.objects.partition_point(|name| name.kind != ObjectKind::Commit);

@@ -203,7 +203,7 @@ fn passes_again(loose: LooseDir<'_>, name: ObjectName) -> io::Result<bool> {
 /// Deletes a staging area whose lock the caller holds; the lock's file goes last.
 pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
     for_each_file(dir, &mut |directory, file| Ok(unlinkat(directory, file.name, AtFlags::empty())?))?;
-    for directory in object_directories() {
+    for directory in object_directories(dir)? {
         match unlinkat(dir, directory.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -231,12 +231,8 @@ fn for_each_file(
     dir: BorrowedFd<'_>,
     each: &mut dyn FnMut(BorrowedFd<'_>, FoundFile<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    for directory in object_directories() {
-        let opened = match open_dir(dir, &directory) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
+    for directory in object_directories(dir)? {
+        let opened = open_dir(dir, &directory)?;
         // All names are read before any is deleted: what a listing shows of names that come and go is not defined.
         for name in names(opened.try_clone()?)? {
             let stat = statat(&opened, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -261,6 +257,9 @@ fn names(dir: OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn object_directories() -> impl Iterator<Item = String> {
-    (0..=u8::MAX).map(|byte| format!("{byte:02x}"))
+/// Returns the directories `XX` of a staging area.
+fn object_directories(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    let mut names = names(open_dir(dir, ".")?)?;
+    names.retain(|name| name.len() == 2);
+    Ok(names)
 }

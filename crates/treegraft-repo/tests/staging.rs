@@ -1,0 +1,324 @@
+//! Staging areas: what is accepted, what is refused without a trace, and what survives an interrupted push.
+
+mod support;
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use support::{Pair, bytes, closure, commit, open, paths, stage, stage_all};
+use treegraft_object::{Checksum, CommitId, ObjectKind, ObjectName};
+use treegraft_repo::{Closure, FileLock, Find, LockKind, Repo, Resumed, Staging, StagingError};
+use treegraft_testkit::{Ostree, RepoMode};
+
+/// A pair of repositories with a commit to push.
+fn pair() -> Option<(Ostree, Pair, CommitId)> {
+    let ostree = Ostree::find()?;
+    let pair = Pair::new(&ostree);
+    let id = commit(&ostree, &pair.source, "main", "the first");
+    Some((ostree, pair, id))
+}
+
+fn open_staging(repo: &Repo) -> (Staging, Resumed) {
+    Staging::open(repo).expect("a staging area can be opened")
+}
+
+/// The files with objects or parts of objects in all staging areas.
+fn staged_files(repo: &Path) -> Vec<String> {
+    let is_own = |path: &String| path.ends_with("/lock") || path.ends_with("/boot-id") || path.ends_with('/');
+    paths(&repo.join(".treegraft/staging")).into_iter().filter(|path| !is_own(path)).collect()
+}
+
+fn areas(repo: &Path) -> Vec<PathBuf> {
+    fs::read_dir(repo.join(".treegraft/staging"))
+        .expect("it was made")
+        .map(|entry| entry.expect("it can be listed").path())
+        .collect()
+}
+
+#[test]
+fn what_ostree_wrote_is_staged_and_seen() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (staging, resumed) = open_staging(&repo);
+    assert_eq!(resumed, Resumed::default(), "there is nothing to resume");
+    let names = closure(&source, id);
+    for &name in &names {
+        assert!(!staging.has(name).expect("it can be looked up"), "{name} is not staged yet");
+        assert!(stage(&staging, name, &bytes(&source, name)).expect("it is valid"), "{name} is new");
+        assert!(!stage(&staging, name, &bytes(&source, name)).expect("it is valid"), "{name} is new only once");
+        assert!(staging.has(name).expect("it can be looked up"), "{name} is staged");
+        assert!(!repo.has(name).expect("it can be looked up"), "{name} is not published");
+    }
+    let view = staging.view(&repo);
+    let root = view.commit(id).expect("the commit is in the view");
+    let mut closure = Closure::new(&view);
+    assert!(closure.check_tree(root.root_tree, root.root_meta).expect("it can be read"), "the view is complete");
+    let files = names.iter().filter(|name| name.kind == ObjectKind::File);
+    for file in files.map(|name| treegraft_object::ContentId(name.checksum)) {
+        let ours = view.archived_file(file).expect("it can be read");
+        assert_eq!(ours, source.archived_file(file).expect("it can be read"), "size and kind are those of the source");
+    }
+    assert_eq!(staged_files(&pair.target).len(), names.len(), "each object is one file, and nothing else is there");
+    for path in staged_files(&pair.target) {
+        let mode = fs::metadata(pair.target.join(".treegraft/staging").join(&path)).expect("it is there").permissions();
+        assert_eq!(mode.mode() & 0o7777, 0o644, "{path} can be read by everybody once it is published");
+    }
+    let private = fs::metadata(pair.target.join(".treegraft")).expect("it is there").permissions().mode();
+    assert_eq!(private & 0o7777, 0o700, "nobody else sees what is not published");
+    staging.remove().expect("it can be removed");
+    assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "nothing is left");
+}
+
+#[test]
+fn what_is_not_valid_leaves_nothing() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (staging, _) = open_staging(&repo);
+    for name in closure(&source, id) {
+        let good = bytes(&source, name);
+        let other = ObjectName::new(name.kind, Checksum::of(b"another name"));
+        let error = stage(&staging, other, &good).expect_err("the name is that of other bytes");
+        assert_eq!(error.code(), "checksum-mismatch", "{name} under another name");
+        let error = stage(&staging, name, &good[..good.len() - 1]).expect_err("the end is missing");
+        assert!(matches!(error, StagingError::Verify(_)), "{name} without its end: {error}");
+        let error = stage(&staging, name, &[&good[..], b"x"].concat()).expect_err("there is more");
+        assert!(matches!(error, StagingError::Verify(_)), "{name} with more behind its end: {error}");
+    }
+    assert_eq!(staged_files(&pair.target), Vec::<String>::new(), "nothing is left of refused objects");
+}
+
+#[test]
+fn kinds_that_nobody_pushes_are_refused() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (staging, _) = open_staging(&repo);
+    let tombstone = ObjectName::new(ObjectKind::TombstoneCommit, id.0);
+    let error = staging.stage_metadata(tombstone, &treegraft_object::tombstone::encode(id)).expect_err("refused");
+    assert_eq!(error.code(), "object-kind", "a tombstone would make clients forget a commit");
+    let file = closure(&source, id).into_iter().find(|name| name.kind == ObjectKind::File).expect("it has files");
+    let error = staging.stage_metadata(file, b"").expect_err("refused");
+    assert_eq!(error.code(), "object-kind", "content is no metadata");
+    let error = staging.stage_content(id, &mut &b""[..], 1).expect_err("refused");
+    assert_eq!(error.code(), "object-kind", "a commit is no content");
+    assert_eq!(staged_files(&pair.target), Vec::<String>::new(), "nothing is left of refused objects");
+}
+
+/// An object that is larger than what is kept in memory, with random content so that it stays large.
+fn large_object(ostree: &Ostree, pair: &Pair) -> (ObjectName, Vec<u8>) {
+    let tree = tempfile::tempdir().expect("a temporary directory");
+    let content = treegraft_testkit::SplitMix64::new(7).bytes(3 << 20);
+    fs::write(tree.path().join("large"), content).expect("it is ours");
+    let id = ostree.commit(&pair.source, tree.path(), "large", 1, &["--no-xattrs"]);
+    let source = open(&pair.source);
+    let names = closure(&source, id.parse().expect("a checksum"));
+    let name = *names.iter().find(|name| name.kind == ObjectKind::File).expect("it has a file");
+    (name, bytes(&source, name))
+}
+
+#[test]
+fn the_limit_is_exact_and_a_broken_stream_leaves_nothing() {
+    struct Broken<'a>(&'a [u8]);
+    impl Read for Broken<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(io::ErrorKind::ConnectionReset.into()),
+                count => Ok(count),
+            }
+        }
+    }
+    let Some((ostree, pair, _)) = pair() else { return };
+    let (name, data) = large_object(&ostree, &pair);
+    let repo = open(&pair.target);
+    let (staging, _) = open_staging(&repo);
+    let size = data.len() as u64;
+    let error = staging.stage_content(name, &mut &data[..], size - 1).expect_err("one byte too many");
+    assert!(matches!(error, StagingError::TooLarge { limit_bytes, .. } if limit_bytes == size - 1), "{error}");
+    let error = staging.stage_content(name, &mut Broken(&data[..data.len() / 2]), size).expect_err("cut off");
+    assert_eq!(error.code(), "io", "a lost connection is told apart from a bad object: {error}");
+    assert_eq!(staged_files(&pair.target), Vec::<String>::new(), "nothing is left of refused objects");
+    let staged = staging.stage_content(name, &mut &data[..], size).expect("the limit itself is allowed");
+    assert!(staged.is_new, "it was not staged before");
+    assert_eq!(staged.archived_bytes, size, "what is stored is what came");
+    let staged = staging.stage_content(name, &mut &data[..], size).expect("it is valid");
+    assert!(!staged.is_new, "a known large object is only verified");
+    let (mut file, _) =
+        staging.open_archived(treegraft_object::ContentId(name.checksum)).expect("read").expect("there");
+    let mut stored = Vec::new();
+    file.read_to_end(&mut stored).expect("it can be read");
+    assert!(stored == data, "the bytes are stored as they came");
+}
+
+#[test]
+fn too_little_free_space_refuses_content_only() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let config = pair.target.join("config");
+    let text = fs::read_to_string(&config).expect("it is there") + "min-free-space-size=1000000TB\n";
+    fs::write(&config, text).expect("it is ours");
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (staging, _) = open_staging(&repo);
+    for name in closure(&source, id) {
+        let result = stage(&staging, name, &bytes(&source, name));
+        if name.kind == ObjectKind::File {
+            let error = result.expect_err("no disk is that large");
+            assert!(matches!(error, StagingError::NoSpace { .. }), "{name}: {error}");
+            assert!(!error.is_temporary(), "a retry does not make a disk larger");
+        } else {
+            assert!(result.expect("metadata is not counted, as in libostree"), "{name} is new");
+        }
+    }
+    assert!(staged_files(&pair.target).iter().all(|path| !path.contains(".filez")), "no content is kept");
+}
+
+#[test]
+fn many_threads_stage_the_same_objects() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (staging, _) = open_staging(&repo);
+    let names = closure(&source, id);
+    let new = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for &name in &names {
+                    let is_new = stage(&staging, name, &bytes(&source, name)).expect("it is valid");
+                    new.fetch_add(usize::from(is_new), std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(new.into_inner(), names.len(), "each object is new exactly once");
+    assert_eq!(staged_files(&pair.target).len(), names.len(), "no temporary file is left");
+}
+
+#[test]
+fn an_interrupted_push_is_resumed() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let names = closure(&source, id);
+    let (staging, _) = open_staging(&repo);
+    stage_all(&staging, &source, &names);
+    let partial = staging.path().join(format!("{}/.77", &names[0].checksum.to_hex()[..2]));
+    fs::write(partial, "half of an object").expect("the directory is there");
+    drop(staging);
+    let (staging, resumed) = open_staging(&repo);
+    let size: u64 = names.iter().map(|&name| bytes(&source, name).len() as u64).sum();
+    assert_eq!(resumed, Resumed { objects: names.len() as u64, bytes: size }, "everything that was named is there");
+    assert!(names.iter().all(|&name| staging.has(name).expect("it can be looked up")), "each object is staged");
+    assert_eq!(staged_files(&pair.target).len(), names.len(), "what was being received is deleted");
+    assert_eq!(areas(&pair.target).len(), 1, "there is one staging area");
+}
+
+#[test]
+fn objects_of_another_boot_are_verified_again() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let names = closure(&source, id);
+    for (damage, boot_id) in [("shortened", Some("another-boot\n")), ("changed", None)] {
+        let (staging, _) = open_staging(&repo);
+        stage_all(&staging, &source, &names);
+        let area = staging.path().to_owned();
+        drop(staging);
+        match boot_id {
+            Some(text) => fs::write(area.join("boot-id"), text).expect("it is ours"),
+            None => fs::remove_file(area.join("boot-id")).expect("it is ours"),
+        }
+        let mut damaged = Vec::new();
+        for kind in [ObjectKind::File, ObjectKind::DirTree] {
+            let name = *names.iter().find(|name| name.kind == kind).expect("there is one");
+            let path = name.loose_path("filez").replace("objects/", "");
+            let mut data = fs::read(area.join(&path)).expect("it is staged");
+            if damage == "shortened" {
+                data.clear();
+            } else {
+                data[0] ^= 1;
+            }
+            fs::write(area.join(&path), data).expect("it is ours");
+            damaged.push(name);
+        }
+        let (staging, resumed) = open_staging(&repo);
+        assert_eq!(resumed.objects, (names.len() - damaged.len()) as u64, "the {damage} objects are not counted");
+        for &name in &names {
+            let is_staged = staging.has(name).expect("it can be looked up");
+            assert_eq!(is_staged, !damaged.contains(&name), "{name} is there unless it was {damage}");
+        }
+        assert_eq!(areas(&pair.target).len(), 1, "the old area is gone");
+        staging.remove().expect("it can be removed");
+    }
+}
+
+#[test]
+fn several_dead_areas_become_one() {
+    let Some((ostree, pair, first)) = pair() else { return };
+    let second = commit(&ostree, &pair.source, "other", "the second");
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (first, second) = (closure(&source, first), closure(&source, second));
+    let (one, _) = open_staging(&repo);
+    stage_all(&one, &source, &first);
+    let (two, resumed) = open_staging(&repo);
+    assert_eq!(resumed, Resumed::default(), "what is alive is not adopted");
+    stage_all(&two, &source, &second);
+    drop((one, two));
+    // A push that died before it had locked its area.
+    fs::create_dir(pair.target.join(".treegraft/staging/0123456789abcdef")).expect("it is ours");
+    let (staging, resumed) = open_staging(&repo);
+    let all: std::collections::BTreeSet<_> = first.iter().chain(&second).copied().collect();
+    assert_eq!(resumed.objects, all.len() as u64, "objects that both have are counted once");
+    assert!(all.iter().all(|&name| staging.has(name).expect("it can be looked up")), "each object is staged");
+    assert_eq!(areas(&pair.target).len(), 1, "the others are gone");
+    assert_eq!(staged_files(&pair.target).len(), all.len(), "nothing is there twice");
+}
+
+#[test]
+fn two_live_pushes_do_not_touch_each_other() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let names = closure(&source, id);
+    let (one, _) = open_staging(&repo);
+    stage_all(&one, &source, &names);
+    let (two, resumed) = open_staging(&repo);
+    assert_eq!(resumed, Resumed::default(), "the first is alive");
+    assert!(!two.has(names[0]).expect("it can be looked up"), "each sees its own objects only");
+    two.remove().expect("it can be removed");
+    assert!(names.iter().all(|&name| one.has(name).expect("it can be looked up")), "the first keeps its objects");
+    let held = FileLock::try_acquire(&one.path().join("lock"), LockKind::Exclusive).expect("the file is there");
+    assert!(held.is_none(), "the first still holds its lock");
+}
+
+#[test]
+fn many_pushes_open_at_once() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let names = closure(&source, id);
+    for _ in 0..10 {
+        let (staging, _) = open_staging(&repo);
+        stage_all(&staging, &source, &names);
+        drop(staging);
+        let resumed: Vec<(Staging, Resumed)> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| open_staging(&repo))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
+        });
+        let total: u64 = resumed.iter().map(|(_, resumed)| resumed.objects).sum();
+        assert_eq!(total, names.len() as u64, "exactly one of them adopts the objects");
+        for (staging, resumed) in resumed {
+            let has_all = names.iter().all(|&name| staging.has(name).expect("it can be looked up"));
+            assert_eq!(has_all, resumed.objects > 0, "who counted them has them");
+            assert!(staging.is_linked(), "nobody has cleared it away");
+            staging.remove().expect("it can be removed");
+        }
+    }
+}
+
+#[test]
+fn only_archive_repositories_are_pushed_to() {
+    let Some(ostree) = Ostree::find() else { return };
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let path = base.path().join("repo");
+    ostree.init(&path, RepoMode::BareUser, None);
+    let error = Staging::open(&open(&path)).expect_err("objects are stored in another form there");
+    assert_eq!(error.code(), "not-archive", "{error}");
+    assert!(!path.join(".treegraft").exists(), "nothing is made");
+}
