@@ -1,0 +1,101 @@
+//! Pushing over each kind of carrier.
+
+use std::{path::Path, sync::Arc};
+
+use treegraft_push::{
+    Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, Source, SshCarrier, SshOptions,
+    SshTarget, carrier::ssh::SshError, push,
+};
+use treegraft_server::{Receiver, config::ServerConfig, serve_connection};
+
+use crate::{clock, error::CommandError, progress::PushProgress};
+
+/// Size in bytes of the in-memory pipe to a receiver in this process: some frames of HTTP/2.
+const LOCAL_PIPE_BYTES: usize = 1 << 20;
+
+/// Reads the server's configuration: a file that was named, else the usual one if it exists.
+pub(crate) fn server_config(file: Option<&Path>) -> Result<ServerConfig, CommandError> {
+    Ok(match file {
+        Some(file) => ServerConfig::load(file)?,
+        None => ServerConfig::load_if_exists(Path::new(treegraft_server::config::DEFAULT_PATH))?,
+    })
+}
+
+/// Opens a repository of this machine for a push.
+pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, CommandError> {
+    let settings = server_config(config)?.settings(path);
+    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?))
+}
+
+/// Pushes to a receiver in this process.
+pub(crate) async fn push_locally(
+    receiver: Arc<Receiver>,
+    source: Source,
+    options: &PushOptions,
+    progress: &Arc<PushProgress>,
+) -> Result<Outcome, CommandError> {
+    let (here, there) = tokio::io::duplex(LOCAL_PIPE_BYTES);
+    let server = tokio::spawn(serve_connection(receiver, there));
+    let client = Client::connect(here).await?;
+    let result = push(&client, source, options, reporter(progress)).await;
+    // The receiver ends with the connection and gives up its locks; how the connection ends is of no interest any more.
+    drop(client);
+    let _ = server.await;
+    Ok(result?)
+}
+
+/// Pushes to `treegraft receive` behind ssh.
+pub(crate) async fn push_over_ssh(
+    target: &SshTarget,
+    ssh: &SshOptions,
+    source: Source,
+    options: &PushOptions,
+    progress: &Arc<PushProgress>,
+) -> Result<Outcome, CommandError> {
+    let (carrier, stream) = SshCarrier::start(target, ssh)?;
+    let result = match Client::connect(stream).await {
+        Ok(client) => push(&client, source, options, reporter(progress)).await,
+        Err(error) => Err(error.into()),
+    };
+    // The connection is closed by now. ssh ends in any case, and only then is everything there that it has to say.
+    let end = carrier.failure().await;
+    match result {
+        Ok(outcome) => Ok(outcome),
+        Err(PushError::Client(error @ ClientError::Connection(_))) => {
+            Err(if progress.is_opened() { connection_lost(target, error, end) } else { end.into() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn reporter(progress: &Arc<PushProgress>) -> Arc<dyn Reporter> {
+    Arc::clone(progress) as Arc<dyn Reporter>
+}
+
+/// The connection broke in the middle of a push.
+#[derive(Debug, thiserror::Error)]
+#[error("The connection to `{destination}` broke")]
+struct ConnectionLost {
+    destination: Destination,
+    source: LostReason,
+}
+
+/// Why it broke: what ssh has said, or how HTTP/2 noticed.
+#[derive(Debug, thiserror::Error)]
+enum LostReason {
+    #[error("{0}")]
+    Told(String),
+    #[error("The server's end is gone")]
+    Noticed(#[source] ClientError),
+}
+
+fn connection_lost(target: &SshTarget, error: ClientError, end: SshError) -> CommandError {
+    let (SshError::Connect { messages, .. } | SshError::NoReceiver { messages, .. } | SshError::Ended { messages, .. }) =
+        end
+    else {
+        return end.into();
+    };
+    let source = if messages.is_empty() { LostReason::Noticed(error) } else { LostReason::Told(messages) };
+    CommandError::temporary(ConnectionLost { destination: Destination::Ssh(target.clone()), source })
+        .hint("push again: what has arrived is kept and not sent again")
+}

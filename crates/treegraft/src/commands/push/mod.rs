@@ -1,0 +1,271 @@
+//! `treegraft push`: sends commits to a server's repository and publishes them.
+
+use std::{ffi::OsString, path::PathBuf, time::Instant};
+
+use clap::Args;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use treegraft_flatpak::{AppId, GraftOptions};
+use treegraft_object::CollectionId;
+use treegraft_push::{Destination, PushOptions, PushRef, Source, SshOptions, SshTarget};
+use treegraft_wire::{GraftMode, Purpose};
+
+use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui};
+
+pub(crate) mod carry;
+pub(crate) mod report;
+
+const EXAMPLES: &str = "\
+Examples:
+
+  treegraft push ci@example.org:/srv/repo
+  treegraft push --repo build/repo ssh://ci@example.org:2222/srv/repo os/stable
+  treegraft push --dry-run -v /srv/repo main:os/testing";
+
+/// Send commits to a server's repository and publish them there
+///
+/// DEST is the server's repository: a path on this machine, `USER@HOST:PATH`, or `ssh://USER@HOST:PORT/PATH`. Over ssh,
+/// `treegraft receive` is started on the host; keys, agents and jump hosts are those of the system's ssh.
+///
+/// Without REF, all refs of the repository are pushed, or none: they become visible at once. `REF:TARGET` gives a ref
+/// another name on the server; REF may be a commit's checksum then.
+///
+/// Only objects that the server lacks are sent. The server makes, for each ref, a new commit with the pushed tree on top
+/// of the ref's head (a graft), and signs it. With `--exact` the pushed commit itself is published, with its checksum.
+/// A push that was interrupted is started again by the same command: what had arrived is not sent again.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
+pub(crate) struct PushArgs {
+    /// Repository to push to: `PATH`, `USER@HOST:PATH` or `ssh://USER@HOST:PORT/PATH`
+    #[arg(value_name = "DEST")]
+    destination: String,
+    /// Refs to push [default: all]
+    #[arg(value_name = "REF[:TARGET]")]
+    refs: Vec<PushRef>,
+
+    /// Publish the commit as it is; the ref's head must be among its ancestors
+    #[arg(long)]
+    exact: bool,
+    /// With `--exact`: drop commits from the ref that are not ancestors
+    #[arg(long, requires = "exact")]
+    force: bool,
+    /// Publish a commit even if it is older than the ref's head
+    #[arg(long)]
+    allow_older: bool,
+    /// Only find out what would be sent; with `-v`, list every object
+    #[arg(long)]
+    dry_run: bool,
+    /// Streams of objects at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    streams: Option<u32>,
+    /// For a DEST on this machine: the server's configuration [default: /etc/treegraft/server.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    graft: GraftArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
+}
+
+/// What the new commits say differently from the pushed ones.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "New commits on the server")]
+struct GraftArgs {
+    /// Subject, instead of the pushed commit's
+    #[arg(long, short, value_name = "TEXT", conflicts_with = "exact")]
+    subject: Option<String>,
+    /// Body, instead of the pushed commit's
+    #[arg(long, value_name = "TEXT", conflicts_with = "exact")]
+    body: Option<String>,
+    /// Time, instead of the pushed commit's: `now`, `@SECONDS` since 1970, or a date like `2026-01-31T12:00:00Z`
+    #[arg(long, value_name = "TIME", value_parser = timestamp_secs, conflicts_with = "exact")]
+    timestamp: Option<u64>,
+    /// Reason why the refs get no more updates; an empty one takes it back
+    #[arg(long, value_name = "REASON", conflicts_with = "exact")]
+    end_of_life: Option<String>,
+    /// Id that clients move to when they have the old one
+    #[arg(long, value_name = "OLD=NEW", value_parser = rebase, conflicts_with = "exact")]
+    end_of_life_rebase: Vec<(AppId, AppId)>,
+    /// Type of token that clients need for downloading, 0 for none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..), conflicts_with = "exact")]
+    token_type: Option<i32>,
+    /// Further collection id that the commits are bound to
+    #[arg(long, value_name = "ID", conflicts_with = "exact")]
+    extra_collection_id: Vec<CollectionId>,
+    /// Subset of the repository that the commits belong to
+    #[arg(long, value_name = "SUBSET", conflicts_with = "exact")]
+    subset: Vec<String>,
+}
+
+/// How ssh is called.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection over ssh")]
+struct SshArgs {
+    /// Port of the ssh server
+    #[arg(long, short, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// File with the private key, as for `ssh -i`
+    #[arg(long, short, value_name = "FILE")]
+    identity: Vec<PathBuf>,
+    /// Configuration file, as for `ssh -F`
+    #[arg(long, short = 'F', value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// Option, as for `ssh -o`
+    #[arg(long, short = 'o', value_name = "OPTION")]
+    ssh_option: Vec<String>,
+    /// Program to call instead of `ssh`
+    #[arg(long, value_name = "PROGRAM")]
+    ssh: Option<PathBuf>,
+    /// Command to call on the host instead of `treegraft`; it is read by the host's shell
+    #[arg(long, value_name = "COMMAND")]
+    remote_command: Option<String>,
+}
+
+impl SshArgs {
+    const fn is_any_given(&self) -> bool {
+        self.port.is_some()
+            || !self.identity.is_empty()
+            || self.ssh_config.is_some()
+            || !self.ssh_option.is_empty()
+            || self.ssh.is_some()
+            || self.remote_command.is_some()
+    }
+
+    fn apply(self, target: &mut SshTarget) -> SshOptions {
+        target.port = self.port.or(target.port);
+        let mut options = SshOptions { remote_command: self.remote_command, ..SshOptions::default() };
+        options.program = self.ssh.unwrap_or(options.program);
+        let mut add = |option: &str, value: OsString| options.arguments.extend([option.into(), value]);
+        if let Some(file) = self.ssh_config {
+            add("-F", file.into());
+        }
+        for file in self.identity {
+            add("-i", file.into());
+        }
+        for option in self.ssh_option {
+            add("-o", option.into());
+        }
+        options
+    }
+}
+
+impl From<GraftArgs> for GraftOptions {
+    fn from(args: GraftArgs) -> Self {
+        Self {
+            subject: args.subject,
+            body: args.body,
+            timestamp_secs: args.timestamp,
+            end_of_life: args.end_of_life,
+            end_of_life_rebase: args.end_of_life_rebase,
+            token_type: args.token_type,
+            extra_collection_ids: args.extra_collection_id,
+            subsets: args.subset,
+        }
+    }
+}
+
+pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, CommandError> {
+    let mut destination: Destination = args.destination.parse()?;
+    let ssh = match &mut destination {
+        Destination::Ssh(_) if args.config.is_some() => {
+            return Err(CommandError::usage("The option `--config` is for destinations on this machine only")
+                .hint("over ssh, the configuration file of the server is read there"));
+        }
+        Destination::Ssh(target) => args.ssh.apply(target),
+        Destination::Local(_) if args.ssh.is_any_given() => {
+            return Err(CommandError::usage(format!(
+                "The destination `{destination}` is on this machine, so there is no ssh"
+            ))
+            .hint("a destination over ssh is `USER@HOST:PATH` or `ssh://USER@HOST:PORT/PATH`"));
+        }
+        Destination::Local(_) => SshOptions::default(),
+    };
+    let mut options = PushOptions {
+        mode: if args.exact { GraftMode::Exact } else { GraftMode::Rebase },
+        force: args.force,
+        allow_older: args.allow_older,
+        graft: args.graft.into(),
+        purpose: if args.dry_run { Purpose::DryRun } else { Purpose::Push },
+        ..PushOptions::default()
+    };
+    options.streams = args.streams.unwrap_or(options.streams);
+
+    let source = Source::open(global.repo_path(), &args.refs)?;
+    for (name, _) in source.refs() {
+        options.graft.check(name).map_err(CommandError::usage)?;
+    }
+    let started = Instant::now();
+    let progress = PushProgress::start(ui, destination.to_string());
+    let runtime = runtime::start()?;
+    let outcome = match &destination {
+        Destination::Local(path) => {
+            let receiver = carry::local_receiver(path, args.config.as_deref())?;
+            runtime.block_on(carry::push_locally(receiver, source, &options, &progress))?
+        }
+        Destination::Ssh(target) => {
+            runtime.block_on(carry::push_over_ssh(target, &ssh, source, &options, &progress))?
+        }
+    };
+    // Its display must be gone before the result is written.
+    drop(progress);
+    drop(runtime);
+    report::Finished { destination: &destination, options: &options, outcome: &outcome, took: started.elapsed() }
+        .write(ui)?;
+    Ok(Exit::Done)
+}
+
+/// Reads `now`, seconds since 1970, or a date.
+fn timestamp_secs(text: &str) -> Result<u64, String> {
+    if text.eq_ignore_ascii_case("now") {
+        return Ok(clock::now_secs());
+    }
+    let digits = text.strip_prefix('@').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return digits.parse().map_err(|_| "the number of seconds is too large".to_owned());
+    }
+    let timestamp = text.parse::<Timestamp>().ok();
+    // A date without a zone is in UTC, so that it means the same on every worker.
+    let in_utc = || Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    let timestamp = timestamp
+        .or_else(in_utc)
+        .ok_or("it is neither `now`, nor seconds since 1970, nor a date like `2026-01-31T12:00:00Z`")?;
+    u64::try_from(timestamp.as_second()).map_err(|_| "it is before 1970".to_owned())
+}
+
+/// Reads `OLD=NEW`.
+fn rebase(text: &str) -> Result<(AppId, AppId), String> {
+    let (old, new) = text.split_once('=').ok_or("it has no `=` between the old and the new id")?;
+    let id = |text: &str| AppId::new(text).map_err(|error| error.to_string());
+    Ok((id(old)?, id(new)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        for (text, secs) in [
+            ("0", 0),
+            ("@1700000000", 1_700_000_000),
+            ("1700000000", 1_700_000_000),
+            ("2023-11-14T22:13:20Z", 1_700_000_000),
+            ("2023-11-14T23:13:20+01:00", 1_700_000_000),
+            ("2023-11-14 22:13:20", 1_700_000_000),
+            ("2023-11-14", 1_699_920_000),
+        ] {
+            assert_eq!(timestamp_secs(text), Ok(secs), "`{text}`");
+        }
+        for text in ["", "@", "yesterday", "1969-12-31", "99999999999999999999", "2023-13-01"] {
+            assert!(timestamp_secs(text).is_err(), "`{text}` is no time");
+        }
+    }
+
+    #[test]
+    fn rebases_are_pairs_of_ids() {
+        assert!(rebase("org.example.Old=org.example.New").is_ok(), "two ids");
+        for text in ["org.example.Old", "=org.example.New", "org.example.Old=", "Old=New"] {
+            assert!(rebase(text).is_err(), "`{text}` is no pair of ids");
+        }
+    }
+}

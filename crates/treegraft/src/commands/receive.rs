@@ -1,0 +1,187 @@
+//! `treegraft receive`: the far side of a push over ssh.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use clap::Args;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, join},
+    net::{UnixStream, unix::pipe},
+};
+use treegraft_server::{Receiver, serve_connection, serve_refusal};
+use treegraft_wire::{ApiError, ErrorCode, RECEIVE_BANNER};
+
+use crate::{
+    cli::GlobalArgs, clock, commands::push::carry::server_config, error::CommandError, exit::Exit, runtime, ui::Ui,
+};
+
+const EXAMPLES: &str = "\
+To let a key do nothing but push to one repository, write this line into the
+server's `~/.ssh/authorized_keys`:
+
+  restrict,command=\"treegraft receive /srv/repo\" ssh-ed25519 AAAA… ci@example.org";
+
+/// Receive one push on standard input and output
+///
+/// `treegraft push` starts this on the server through ssh; there is no reason to call it by hand.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct ReceiveArgs {
+    /// Repository to receive into
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Configuration of the server [default: /etc/treegraft/server.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(crate) fn run(_: &Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit, CommandError> {
+    global.refuse_repo("name the repository as PATH")?;
+    if io::stdin().is_terminal() {
+        return Err(CommandError::usage(
+            "`treegraft receive` talks to `treegraft push` on standard input, not to a person",
+        )
+        .hint("on the machine that has the build, call `treegraft push USER@HOST:PATH`"));
+    }
+    let receiver = open(&args.path, args.config.as_deref());
+    let runtime = runtime::start()?;
+    runtime.block_on(async {
+        let _flags = (KeptFlags::of(io::stdin().as_fd()), KeptFlags::of(io::stdout().as_fd()));
+        let mut stream = standard_stream().map_err(|error| CommandError::user(StreamError(error)))?;
+        let greeting = async {
+            stream.write_all(RECEIVE_BANNER.as_bytes()).await?;
+            stream.flush().await
+        };
+        greeting.await.map_err(|error| CommandError::temporary(StreamError(error)))?;
+        match receiver {
+            Ok(receiver) => serve_connection(receiver, stream).await?,
+            Err(refusal) => serve_refusal(refusal, stream).await?,
+        }
+        Ok::<_, CommandError>(())
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Opens the repository, or says to the other side why that is not possible.
+fn open(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, ApiError> {
+    let settings = server_config(config).map_err(|error| refusal(&error))?.settings(path);
+    match Receiver::open(path, settings, clock::now_secs) {
+        Ok(receiver) => Ok(Arc::new(receiver)),
+        Err(error) => Err(refusal(&error.into())),
+    }
+}
+
+fn refusal(error: &CommandError) -> ApiError {
+    let mut detail = error.message();
+    for cause in error.causes() {
+        let _ = write!(detail, ": {cause}");
+    }
+    let refusal = ApiError::new(ErrorCode::Repository, detail);
+    match error.hints() {
+        [] => refusal,
+        hints => refusal.hint(format!("on the server: {}", hints.join("; "))),
+    }
+}
+
+/// Standard input or output cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not use standard input and output")]
+struct StreamError(#[source] io::Error);
+
+/// Restores the status flags of a descriptor: they belong to the open file, which others share.
+struct KeptFlags(Option<(OwnedFd, OFlags)>);
+
+impl KeptFlags {
+    fn of(descriptor: BorrowedFd<'_>) -> Self {
+        Self(descriptor.try_clone_to_owned().ok().and_then(|owned| {
+            let flags = fcntl_getfl(&owned).ok()?;
+            Some((owned, flags))
+        }))
+    }
+}
+
+impl Drop for KeptFlags {
+    fn drop(&mut self) {
+        if let Some((descriptor, flags)) = &self.0 {
+            // The process ends anyway; nothing better is left to do.
+            let _ = fcntl_setfl(descriptor, *flags);
+        }
+    }
+}
+
+/// A byte stream of any kind.
+trait Stream: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
+
+/// Standard input and output as one stream.
+struct StandardStream(Pin<Box<dyn Stream>>);
+
+/// Takes standard input and output as one stream: without threads when they are sockets or pipes, as they are from sshd.
+fn standard_stream() -> io::Result<StandardStream> {
+    let (stdin, stdout) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+    let (input, output) = (fstat(&stdin)?, fstat(&stdout)?);
+    let is_same = (input.st_dev, input.st_ino) == (output.st_dev, output.st_ino);
+    let kinds = (FileType::from_raw_mode(input.st_mode), FileType::from_raw_mode(output.st_mode));
+    Ok(StandardStream(match kinds {
+        (FileType::Socket, FileType::Socket) if is_same => Box::pin(socket(stdin)?),
+        (FileType::Socket, FileType::Socket) => Box::pin(join(socket(stdin)?, socket(stdout)?)),
+        (FileType::Fifo, FileType::Fifo) => {
+            Box::pin(join(pipe::Receiver::from_owned_fd(stdin)?, pipe::Sender::from_owned_fd(stdout)?))
+        }
+        _ => Box::pin(join(tokio::io::stdin(), tokio::io::stdout())),
+    }))
+}
+
+fn socket(descriptor: OwnedFd) -> io::Result<UnixStream> {
+    let stream = StdUnixStream::from(descriptor);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+impl AsyncRead for StandardStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for StandardStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}

@@ -1,0 +1,24 @@
+//! What the program takes from its environment.
+
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
+
+/// The environment as far as the program looks at it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Environment {
+    /// Whether messages may be coloured: a terminal, and `NO_COLOR` is not set.
+    pub(crate) has_colored_stderr: bool,
+    /// Whether progress may be drawn over and over: a terminal that can, and nobody keeps a log of it (`CI`).
+    pub(crate) has_live_stderr: bool,
+}
+
+impl Environment {
+    /// Looks at the environment variables and at standard error.
+    pub(crate) fn read() -> Self {
+        let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_terminal = io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
+        Self { has_colored_stderr: is_terminal && !is_set("NO_COLOR"), has_live_stderr: is_terminal && !is_set("CI") }
+    }
+}

@@ -1,0 +1,345 @@
+//! Progress of long work on standard error: one display in a terminal, plain lines everywhere else.
+
+use std::{
+    fmt::{self, Write},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use treegraft_push::{Event, Reporter};
+use treegraft_repo::fsck;
+use treegraft_wire::{OpenAnswer, Phase, PublishEvent, Verdict};
+
+use crate::{
+    human,
+    ui::{Ui, Verbosity},
+};
+
+/// Nothing is drawn before: most pushes of nothing new are over by then.
+const FIRST_DRAW_AFTER: Duration = Duration::from_millis(250);
+
+/// How often the display is drawn while nothing happens, so that the rate and the spinner move.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Most drawings a second: more is not seen and only costs the terminal's time.
+const MAX_DRAWS_A_SECOND: u8 = 20;
+
+/// Time over which the rate is averaged: short enough to follow the link, long enough to be read.
+const RATE_WINDOW: Duration = Duration::from_secs(3);
+
+/// How progress is shown.
+enum Output {
+    /// One line that is drawn over and over.
+    Display(Display),
+    /// A line for each phase.
+    Lines(Ui),
+    /// Not at all.
+    Nothing,
+}
+
+impl Output {
+    fn new(ui: &Ui, style: ProgressStyle) -> Self {
+        if ui.verbosity() == Verbosity::Quiet {
+            Self::Nothing
+        } else if ui.has_live_stderr() {
+            Self::Display(Display::new(style))
+        } else {
+            Self::Lines(*ui)
+        }
+    }
+}
+
+/// A progress display that appears once the work has taken a while.
+struct Display {
+    bar: ProgressBar,
+    started: Instant,
+    is_drawn: AtomicBool,
+}
+
+impl Display {
+    fn new(style: ProgressStyle) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_style(style);
+        Self { bar, started: Instant::now(), is_drawn: AtomicBool::new(false) }
+    }
+
+    /// Shows the display when it is time.
+    fn touch(&self) {
+        if self.started.elapsed() >= FIRST_DRAW_AFTER && !self.is_drawn.swap(true, Ordering::Relaxed) {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(MAX_DRAWS_A_SECOND));
+            self.bar.enable_steady_tick(TICK);
+        }
+    }
+
+    /// Writes a line above the display; it stays when the display goes.
+    fn line(&self, ui: &Ui, line: &str) {
+        self.bar.suspend(|| ui.status(line));
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// What is known of a push while it runs. Written by several threads, read by the display.
+#[derive(Debug, Default)]
+struct Counters {
+    compared: AtomicU64,
+    found_objects: AtomicU64,
+    found_bytes: AtomicU64,
+    sent_objects: AtomicU64,
+    sent_bytes: AtomicU64,
+    is_planned: AtomicBool,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes a second over the last moments.
+#[derive(Debug, Default)]
+struct Rate {
+    window_start: Option<(Instant, u64)>,
+    bytes_per_sec: Option<u64>,
+}
+
+impl Rate {
+    fn update(&mut self, now: Instant, sent_bytes: u64) -> Option<u64> {
+        let (start, bytes) = *self.window_start.get_or_insert((now, sent_bytes));
+        let millis = u64::try_from(now.duration_since(start).as_millis()).unwrap_or(u64::MAX);
+        if millis >= 500 {
+            self.bytes_per_sec = Some(sent_bytes.saturating_sub(bytes).saturating_mul(1000) / millis);
+        }
+        if now.duration_since(start) >= RATE_WINDOW {
+            self.window_start = Some((now, sent_bytes));
+        }
+        self.bytes_per_sec
+    }
+}
+
+impl Counters {
+    fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Writes `921 of 1,204 objects, 46.0 of 92.6 MB, 11.3 MB/s, 28,261 already there`.
+    fn write(&self, out: &mut dyn Write) -> fmt::Result {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (found, sent) = (read(&self.found_objects), read(&self.sent_objects));
+        let more = if self.is_planned.load(Ordering::Relaxed) { "" } else { "+" };
+        let (sent_bytes, found_bytes) = (read(&self.sent_bytes), read(&self.found_bytes));
+        write!(out, "{} of {}{more} objects, {}", human::count(sent), human::count(found), human::bytes(sent_bytes))?;
+        if found_bytes > sent_bytes {
+            write!(out, " of {}{more}", human::bytes(found_bytes))?;
+        }
+        let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner).update(Instant::now(), sent_bytes);
+        if let Some(bytes_per_sec) = rate {
+            write!(out, ", {}/s", human::bytes(bytes_per_sec))?;
+        }
+        write!(out, ", {} already there", human::count(read(&self.compared).saturating_sub(found)))
+    }
+}
+
+/// The progress of a push.
+pub(crate) struct PushProgress {
+    ui: Ui,
+    output: Output,
+    counters: Arc<Counters>,
+    destination: String,
+    is_opened: AtomicBool,
+    is_publishing: AtomicBool,
+}
+
+impl PushProgress {
+    pub(crate) fn start(ui: &Ui, destination: String) -> Arc<Self> {
+        let counters = Arc::new(Counters::default());
+        let shown = Arc::clone(&counters);
+        let style = ProgressStyle::with_template("{spinner} {msg}{counters}").expect("a valid template").with_key(
+            "counters",
+            move |state: &ProgressState, out: &mut dyn Write| {
+                // Once everything is sent, the message alone says what goes on.
+                if state.len() != Some(0) {
+                    let _ = shown.write(out);
+                }
+            },
+        );
+        Arc::new(Self {
+            ui: *ui,
+            output: Output::new(ui, style),
+            counters,
+            destination,
+            is_opened: AtomicBool::new(false),
+            is_publishing: AtomicBool::new(false),
+        })
+    }
+
+    /// Tells whether the server has answered at all.
+    pub(crate) fn is_opened(&self) -> bool {
+        self.is_opened.load(Ordering::Relaxed)
+    }
+
+    /// Writes a line that stays.
+    fn line(&self, line: &str) {
+        match &self.output {
+            Output::Display(display) => display.line(&self.ui, line),
+            Output::Lines(ui) => ui.status(line),
+            Output::Nothing => {}
+        }
+    }
+
+    /// Writes a line where there is no display that shows the same.
+    fn phase(&self, line: impl FnOnce() -> String) {
+        if let Output::Lines(ui) = &self.output {
+            ui.status(line());
+        }
+    }
+
+    fn opened(&self, answer: &OpenAnswer) {
+        self.is_opened.store(true, Ordering::Relaxed);
+        let to_publish = answer.refs.iter().filter(|state| state.verdict == Verdict::Publish).count() as u64;
+        self.phase(|| {
+            let refs = human::things(answer.refs.len() as u64, "ref");
+            format!("Opened {}: {refs}, {} to publish", self.destination, human::count(to_publish))
+        });
+        if answer.resumed.objects > 0 {
+            let (objects, bytes) =
+                (human::things(answer.resumed.objects, "object"), human::bytes(answer.resumed.bytes));
+            self.line(&format!("Resuming: {objects}, {bytes} already there"));
+        }
+        if let Output::Display(display) = &self.output {
+            display.bar.set_message("Sending ");
+        }
+    }
+
+    fn planned(&self) {
+        self.counters.is_planned.store(true, Ordering::Relaxed);
+        self.phase(|| {
+            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let (found, compared) = (read(&self.counters.found_objects), read(&self.counters.compared));
+            let bytes = match read(&self.counters.found_bytes) {
+                0 => String::new(),
+                bytes => format!(", {}", human::bytes(bytes)),
+            };
+            format!("Planned: {} of {} to send{bytes}", human::count(found), human::things(compared, "object"))
+        });
+    }
+
+    fn publishing(&self, event: &PublishEvent) {
+        if !self.is_publishing.swap(true, Ordering::Relaxed) {
+            self.phase(|| {
+                let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                let objects = human::things(read(&self.counters.sent_objects), "object");
+                format!("Sent {objects}, {}", human::bytes(read(&self.counters.sent_bytes)))
+            });
+        }
+        let message = match event {
+            PublishEvent::Phase { phase: Phase::Unknown } => return,
+            PublishEvent::Phase { phase } => capitalised(&phase.to_string()),
+            PublishEvent::Waiting { reason, waited_secs } => format!("Waiting for {waited_secs} s: {reason}"),
+            _ => return,
+        };
+        match &self.output {
+            Output::Display(display) => {
+                display.bar.set_length(0);
+                display.bar.set_message(message);
+            }
+            Output::Lines(ui) => ui.status(message),
+            Output::Nothing => {}
+        }
+    }
+}
+
+impl Reporter for PushProgress {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Opened(answer) => self.opened(answer),
+            Event::Compared { objects } => self.counters.compared.store(objects, Ordering::Relaxed),
+            Event::Found { objects, bytes } => {
+                Counters::add(&self.counters.found_objects, objects);
+                Counters::add(&self.counters.found_bytes, bytes);
+            }
+            Event::Planned => self.planned(),
+            Event::Sending { bytes } => Counters::add(&self.counters.sent_bytes, bytes),
+            Event::Sent => Counters::add(&self.counters.sent_objects, 1),
+            Event::Publishing(event) => self.publishing(event),
+            _ => {}
+        }
+        // Before the server has answered, ssh may ask for a password on the same terminal.
+        if let Output::Display(display) = &self.output
+            && self.is_opened()
+        {
+            display.touch();
+        }
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// The progress of a check.
+pub(crate) struct CheckProgress {
+    output: Output,
+}
+
+impl CheckProgress {
+    pub(crate) fn start(ui: &Ui) -> Self {
+        let template = "{spinner} {msg} [{bar:30}] {human_pos} of {human_len}";
+        let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
+        Self { output: Output::new(ui, style) }
+    }
+
+    pub(crate) fn step(&self, step: fsck::Progress) {
+        let Output::Display(display) = &self.output else { return };
+        display.bar.set_message(match step.phase {
+            fsck::Phase::Listing => "Listing objects",
+            fsck::Phase::Objects => "Checking objects",
+            fsck::Phase::Commits => "Checking commits",
+            fsck::Phase::Refs => "Checking refs",
+        });
+        display.bar.set_length(step.total);
+        display.bar.set_position(step.done);
+        display.touch();
+    }
+
+    /// Takes the display away.
+    pub(crate) fn finish(self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_display_tells_what_is_known() {
+        let counters = Counters::default();
+        counters.compared.store(29_182, Ordering::Relaxed);
+        Counters::add(&counters.found_objects, 921);
+        Counters::add(&counters.found_bytes, 92_600_000);
+        Counters::add(&counters.sent_objects, 17);
+        Counters::add(&counters.sent_bytes, 1_200_000);
+        let shown = || {
+            let mut text = String::new();
+            counters.write(&mut text).expect("a string takes everything");
+            text
+        };
+        assert_eq!(
+            shown(),
+            "17 of 921+ objects, 1.2 MB of 92.6 MB+, 28,261 already there",
+            "while the comparison goes on, totals are a lower bound"
+        );
+        counters.is_planned.store(true, Ordering::Relaxed);
+        assert_eq!(shown(), "17 of 921 objects, 1.2 MB of 92.6 MB, 28,261 already there", "now they are exact");
+    }
+
+    #[test]
+    fn a_rate_is_told_after_a_moment() {
+        let mut rate = Rate::default();
+        let start = Instant::now();
+        assert_eq!(rate.update(start, 0), None, "one look makes no rate");
+        assert_eq!(rate.update(start + Duration::from_secs(2), 3_000_000), Some(1_500_000), "bytes over seconds");
+    }
+}

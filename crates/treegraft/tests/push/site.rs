@@ -1,0 +1,135 @@
+//! A place with a server repository, a worker, and the program between them.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use treegraft_testkit::{CleanEnv, Gpg, Ostree, RepoMode, Run, Sshd};
+
+/// The program under test.
+pub(crate) const TREEGRAFT: &str = env!("CARGO_BIN_EXE_treegraft");
+
+/// A server's repository with its configuration, reachable by path and by ssh.
+pub(crate) struct Site {
+    pub(crate) env: CleanEnv,
+    pub(crate) ostree: Ostree,
+    pub(crate) server: PathBuf,
+    config: PathBuf,
+}
+
+impl Site {
+    /// Makes an empty archive repository.
+    pub(crate) fn new() -> Option<Self> {
+        let ostree = Ostree::find()?;
+        let env = CleanEnv::new();
+        let server = env.root().join("srv/repo");
+        fs::create_dir_all(env.root().join("srv")).expect("a folder can be made");
+        let config = env.root().join("server.toml");
+        fs::write(&config, "").expect("a file can be written");
+        let site = Self { env, ostree, server, config };
+        site.treegraft(["init".as_ref(), site.server.as_os_str()]).ok();
+        Some(site)
+    }
+
+    /// Writes the server's configuration; `settings` are lines of `[defaults]`.
+    pub(crate) fn configure(&self, settings: &str) {
+        fs::write(&self.config, format!("[defaults]\n{settings}\n")).expect("a file can be written");
+    }
+
+    /// Writes a configuration that signs with a key.
+    pub(crate) fn sign_with(&self, gpg: &Gpg) {
+        let (home, key) = (gpg.home().display(), gpg.fingerprint());
+        self.configure(&format!("gpg-keys = [\"{key}\"]\ngpg-homedir = \"{home}\""));
+    }
+
+    /// Runs the program.
+    pub(crate) fn treegraft<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
+        Run::of(self.env.command(TREEGRAFT).args(args))
+    }
+
+    /// Pushes to the server's repository on this machine.
+    pub(crate) fn push_local(&self, worker: &Path, args: &[&str]) -> Run {
+        let mut command = self.env.command(TREEGRAFT);
+        command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker);
+        Run::of(command.arg(&self.server).args(args))
+    }
+
+    /// Pushes through ssh. The far side runs the same program with the server's configuration.
+    pub(crate) fn push_ssh(&self, sshd: &Sshd, worker: &Path, args: &[&str]) -> Run {
+        self.push_ssh_through(sshd, sshd.port(), worker, args)
+    }
+
+    /// Pushes through ssh at another port, behind which there is a link to the real one.
+    pub(crate) fn push_ssh_through(&self, sshd: &Sshd, port: u16, worker: &Path, args: &[&str]) -> Run {
+        Run::of(&mut self.push_ssh_command(sshd, port, worker, args))
+    }
+
+    /// Returns the command of a push through ssh.
+    pub(crate) fn push_ssh_command(
+        &self,
+        sshd: &Sshd,
+        port: u16,
+        worker: &Path,
+        args: &[&str],
+    ) -> std::process::Command {
+        let mut command = self.env.command(TREEGRAFT);
+        command.arg("push").arg("--repo").arg(worker);
+        command.arg("-F").arg(sshd.client_config()).args(["-p", &port.to_string()]);
+        command.arg("--remote-command").arg(self.remote_command());
+        command.arg(format!("{}:{}", sshd.host(), self.server.display())).args(args);
+        command
+    }
+
+    /// Writes the command that ssh runs on the far side.
+    fn remote_command(&self) -> PathBuf {
+        let script = self.env.root().join("receive");
+        let config = self.config.display();
+        // The first argument is `receive`; its options have to come behind it.
+        fs::write(&script, format!("#!/bin/sh\nshift\nexec '{TREEGRAFT}' receive --config '{config}' \"$@\"\n"))
+            .expect("a file can be written");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+        script
+    }
+
+    /// Makes a worker's repository with one commit of `tree`.
+    pub(crate) fn worker(&self, name: &str, mode: RepoMode, tree: &Path, branch: &str, timestamp_secs: u64) -> PathBuf {
+        let repo = self.env.root().join(name);
+        if !repo.exists() {
+            self.ostree.init(&repo, mode, None);
+        }
+        self.ostree.commit(&repo, tree, branch, timestamp_secs, &[]);
+        repo
+    }
+
+    /// Makes a small tree out of names and contents.
+    pub(crate) fn tree(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let root = self.env.root().join(name);
+        fs::create_dir_all(&root).expect("a folder can be made");
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("a file has a folder")).expect("a folder can be made");
+            fs::write(path, content).expect("a file can be written");
+        }
+        root
+    }
+}
+
+/// Lists all objects of a repository below `objects`, as paths.
+pub(crate) fn objects(repo: &Path) -> std::collections::BTreeSet<String> {
+    let mut found = std::collections::BTreeSet::new();
+    for folder in fs::read_dir(repo.join("objects")).expect("a repository has objects") {
+        let folder = folder.expect("a folder can be read");
+        for file in fs::read_dir(folder.path()).expect("a folder can be read") {
+            let file = file.expect("a folder can be read");
+            found.insert(format!("{}/{}", folder.file_name().display(), file.file_name().display()));
+        }
+    }
+    found
+}
+
+/// Returns the JSON document that a push printed.
+pub(crate) fn json(run: &Run) -> serde_json::Value {
+    serde_json::from_str(&run.text()).unwrap_or_else(|error| panic!("the output is JSON ({error}): {}", run.report()))
+}

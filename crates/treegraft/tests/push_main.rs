@@ -1,0 +1,13 @@
+//! Pushes from end to end: the real program over a real sshd, judged by real `ostree`, `flatpak` and `gpg`.
+
+#[path = "push/site.rs"]
+mod site;
+
+#[path = "push/broken.rs"]
+mod broken;
+#[path = "push/flatpak.rs"]
+mod flatpak;
+#[path = "push/policy.rs"]
+mod policy;
+#[path = "push/source.rs"]
+mod source;
