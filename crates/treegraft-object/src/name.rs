@@ -26,6 +26,7 @@ impl InvalidName {
 ///
 /// A fragment begins with a letter, a digit or `_`. libostree's grammar (`ostree_validate_rev`) takes the letters and
 /// digits of all scripts, so this type does, too: a repository may hold such refs, and they belong into its summary.
+/// What Unicode calls alphabetic is a little more than libostree's letters: some combining marks pass here only.
 /// [`is_portable`](Self::is_portable) tells whether a name stays within ASCII; refs that are newly made must.
 /// Refused beyond libostree's grammar: a trailing newline, and names that are not refs by other rules of libostree,
 /// namely 64 hexadecimal digits (a checksum) and `tmp.` with six letters or digits (a ref that is being written).
