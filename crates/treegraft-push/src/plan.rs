@@ -153,7 +153,7 @@ struct Planner<'p> {
     reporter: &'p dyn Reporter,
     queue: mpsc::UnboundedSender<PlannedObject>,
     names_per_question: usize,
-    /// Files and dirmetas that were asked for.
+    /// What was asked for, or is pending.
     seen: HashSet<ObjectName>,
     /// Files and dirmetas that will be asked for when there are enough of them.
     pending: Batch,
@@ -168,8 +168,12 @@ impl Planner<'_> {
         loop {
             tokio::select! {
                 batch = walked.recv(), if is_walking && questions.len() < MAX_OPEN_QUESTIONS => match batch {
-                    Some(batch) if batch.is_empty() => {}
-                    Some(batch) => questions.push(self.ask(batch)),
+                    Some(mut batch) => {
+                        batch.retain(|name| self.seen.insert(*name));
+                        if !batch.is_empty() {
+                            questions.push(self.ask(batch));
+                        }
+                    }
                     None => is_walking = false,
                 },
                 Some(answer) = questions.next(), if !questions.is_empty() => {

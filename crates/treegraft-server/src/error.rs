@@ -80,6 +80,7 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
         TransactionError::RefMoved { target, .. } => ApiError::new(ErrorCode::RefMoved, detail)
             .of_ref(&target)
             .hint("somebody else published to it meanwhile; push again"),
+        TransactionError::Unfinished { .. } => ApiError::new(ErrorCode::Unfinished, detail),
         _ => ApiError::new(ErrorCode::Repository, detail),
     }
 }

@@ -11,10 +11,11 @@
 //!
 //! # What holds
 //!
-//! * The shared repository lock is held from the opening of a push to its end, so that no prune can remove an object
-//!   that a client was told to be there.
+//! * The shared repository lock is held from the opening of a push until its refs have moved, so that no prune can
+//!   remove an object that a client was told to be there.
 //! * Nothing that a client says widens its rights; the settings come from the administrator's file alone.
-//! * A connection that ends takes its pushes with it. What they received stays in the staging area for the next push.
+//! * A connection that ends takes its pushes with it, but what had arrived is stored to its end, and a publication that
+//!   has begun goes on: [`Receiver::finish`] waits for both. What was received stays in the staging area for the next push.
 #![forbid(unsafe_code)]
 
 mod body;

@@ -18,7 +18,7 @@ use treegraft_wire::{ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Publis
 use crate::{
     Receiver,
     commits::Commits,
-    error::{from_publish, from_ref, from_transaction},
+    error::{chain, from_publish, from_ref, from_transaction},
     metadata, policy,
     session::Session,
 };
@@ -74,9 +74,10 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     }
     let committed = transaction.prepare().and_then(Prepared::commit).map_err(from_transaction)?;
 
+    session.release_lock();
     report(PublishEvent::Phase { phase: Phase::Summary });
     notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
-    committed.finish().map_err(from_transaction)?;
+    committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
     Ok(Published { refs, notes })
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::task::TaskTracker;
 use treegraft_repo::{Mode, OpenError, PublishLock, Repo};
 use treegraft_sign::SigningKeys;
 use treegraft_wire::{ApiError, ErrorCode, PushId};
@@ -34,6 +35,8 @@ pub struct Receiver {
     pub(crate) clock: Clock,
     sessions: Mutex<HashMap<PushId, Arc<Session>>>,
     next_push: AtomicU64,
+    /// Work on blocking threads. It outlives the request that began it, and the connection.
+    pub(crate) work: TaskTracker,
 }
 
 /// A repository cannot be pushed to.
@@ -73,7 +76,8 @@ impl Receiver {
         }
         let keys = signing::load(&settings)?;
         let (sessions, next_push) = (Mutex::default(), AtomicU64::new(1));
-        Ok(Self { repo: Arc::new(repo), settings, keys, clock, sessions, next_push })
+        let work = TaskTracker::new();
+        Ok(Self { repo: Arc::new(repo), settings, keys, clock, sessions, next_push, work })
     }
 
     /// Returns the repository.
@@ -90,6 +94,14 @@ impl Receiver {
         let mut notes = publish::finish_recovery(self, &mut lock)?;
         notes.extend(metadata::update(self, &lock)?);
         Ok(notes)
+    }
+
+    /// Waits until all that was begun is done, after the connections have ended.
+    ///
+    /// What had arrived before a connection broke is still being stored then, and a publication goes on to its end.
+    pub async fn finish(&self) {
+        self.work.close();
+        self.work.wait().await;
     }
 
     pub(crate) fn new_push_id(&self) -> PushId {

@@ -1,6 +1,10 @@
 //! One push: its locks, its staging area, and what is known about its refs.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
@@ -27,8 +31,8 @@ pub(crate) struct Session {
     pub(crate) offers: Vec<RefOffer>,
     /// Nothing to publish needs no staging area.
     staging: Option<Staging>,
-    /// Held until the push ends, so that no prune removes what the client was told to be there.
-    _lock: RepoLock,
+    /// Held until the refs have moved, so that no prune removes what the client was told to be there.
+    lock: Mutex<Option<RepoLock>>,
 }
 
 impl Session {
@@ -64,7 +68,7 @@ impl Session {
             features: Vec::new(),
             notes,
         };
-        Ok((Self { id, offers: request.refs, staging, _lock: lock }, answer))
+        Ok((Self { id, offers: request.refs, staging, lock: Mutex::new(Some(lock)) }, answer))
     }
 
     /// Returns the staging area of a push that has something to publish.
@@ -72,6 +76,13 @@ impl Session {
         self.staging.as_ref().ok_or_else(|| {
             ApiError::new(ErrorCode::BadRequest, "This push has nothing to publish, so it takes no objects")
         })
+    }
+
+    /// Gives up the repository's lock once the refs keep what was published.
+    ///
+    /// A command that updates the repository afterwards may have to prune it.
+    pub(crate) fn release_lock(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Throws away what the push has staged and not published.

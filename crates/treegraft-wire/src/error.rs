@@ -39,6 +39,8 @@ pub enum ErrorCode {
     Signing,
     /// The refs are published, but the summary (or what a configured command makes) is not up to date.
     SummaryStale,
+    /// The publication had begun and could not be ended: refs may have moved. The next push ends it.
+    Unfinished,
     /// A graft option cannot be used for this ref.
     GraftOption,
     /// Something failed on the server; its log says more.
@@ -60,7 +62,7 @@ impl ErrorCode {
             Self::InvalidObject => 422,
             Self::Locked => 503,
             Self::NoSpace => 507,
-            Self::Repository | Self::Signing | Self::SummaryStale | Self::Internal | Self::Unknown => 500,
+            Self::Repository | Self::Signing | Self::SummaryStale | Self::Unfinished | Self::Internal | Self::Unknown => 500,
         }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{CollectionId, CommitId, DirMetaId, DirTreeId, RefName};
 
-/// The name of a push on the server, random and only valid on the connection (or token) that opened it.
+/// The name of a push on the server, valid only on the connection that opened it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PushId(pub String);

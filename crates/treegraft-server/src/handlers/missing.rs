@@ -21,8 +21,8 @@ use crate::{
 pub(super) async fn post(receiver: &Arc<Receiver>, session: Arc<Session>, body: Incoming) -> Result<Answer, ApiError> {
     let bytes = body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES).await?;
     let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
-    let receiver = Arc::clone(receiver);
-    let presence = blocking(move || presence(&receiver, &session, &names)).await?;
+    let owned = Arc::clone(receiver);
+    let presence = blocking(receiver, move || presence(&owned, &session, &names)).await?;
     Ok(body::binary_answer(question::encode_answer(&presence)))
 }
 

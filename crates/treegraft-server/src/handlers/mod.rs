@@ -39,11 +39,14 @@ async fn route(receiver: &Arc<Receiver>, request: Request<Incoming>) -> Result<A
     }
 }
 
-/// Runs synchronous work on a blocking thread.
+/// Runs synchronous work on a blocking thread. It goes on when the request is given up.
 async fn blocking<T: Send + 'static>(
+    receiver: &Receiver,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
+    receiver
+        .work
+        .spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "A worker thread of the server panicked")))
 }

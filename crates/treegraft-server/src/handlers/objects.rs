@@ -20,8 +20,8 @@ use crate::{
 
 pub(super) async fn post(receiver: &Arc<Receiver>, session: Arc<Session>, body: Incoming) -> Result<Answer, ApiError> {
     let body = BlockingBody::new(body);
-    let receiver = Arc::clone(receiver);
-    let answer = blocking(move || take(&receiver, &session, body)).await?;
+    let owned = Arc::clone(receiver);
+    let answer = blocking(receiver, move || take(&owned, &session, body)).await?;
     Ok(body::json_answer(StatusCode::OK, &answer))
 }
 

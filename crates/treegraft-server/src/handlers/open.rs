@@ -15,7 +15,7 @@ use crate::{
 pub(super) async fn post(receiver: &Arc<Receiver>, body: Incoming) -> Result<Answer, ApiError> {
     let request: OpenRequest = body::json(body).await?;
     let owned = Arc::clone(receiver);
-    let (session, answer) = blocking(move || Session::open(&owned, request)).await?;
+    let (session, answer) = blocking(receiver, move || Session::open(&owned, request)).await?;
     receiver.add_session(session);
     Ok(body::json_answer(StatusCode::CREATED, &answer))
 }

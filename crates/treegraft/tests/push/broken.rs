@@ -20,10 +20,11 @@ fn incompressible_tree(site: &Site, count: usize, bytes: usize) -> std::path::Pa
 fn what_was_received_before_a_cut_is_not_sent_again() {
     let Some(site) = Site::new() else { return };
     let Some(sshd) = Sshd::start() else { return };
-    let worker = site.worker("w", RepoMode::Archive, &incompressible_tree(&site, 200, 20_000), "main", 1_000);
+    let worker = site.worker("w", RepoMode::Archive, &incompressible_tree(&site, 300, 40_000), "main", 1_000);
     let all = objects(&worker).len() as u64;
     let link = SlowLink::start(sshd.addr(), LinkOptions::default());
-    link.cut_after(Direction::Up, 2_500_000);
+    // Up to 2 MiB of it wait within sshd (the window of its channel) and are lost with it.
+    link.cut_after(Direction::Up, 9_000_000);
     let run = site.push_ssh_through(&sshd, link.port(), &worker, &["main", "--json"]);
     assert_eq!(run.code(), Some(4), "a broken connection may be gone next time: {}", run.report());
     assert_eq!(site.ostree.refs(&site.server), Vec::<String>::new(), "no ref is visible");
@@ -33,7 +34,7 @@ fn what_was_received_before_a_cut_is_not_sent_again() {
     let report = json(&run);
     let (sent, resumed) =
         (report["sent_objects"].as_u64().expect("a number"), report["resumed"]["objects"].as_u64().expect("a number"));
-    assert!(resumed > 50, "about half was received before the cut: {report}");
+    assert!(resumed > 100, "what was received before the cut is still there: {report}");
     assert_eq!(sent + resumed, all, "only the rest is sent");
     assert!(
         run.stderr_text().contains("resuming") || report.to_string().contains("resumed"),
