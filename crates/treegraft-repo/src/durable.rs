@@ -1,7 +1,7 @@
 //! Writing files so that a crash leaves the old one or the new one, never a part.
 //!
 //! [`replace`] writes a temporary file in the same directory, makes its data durable, and renames it over the old one. The
-//! new *name* is durable only after [`sync_dir`] of the directory, which callers do once for many files. A crash before
+//! new *name* is durable only after [`Durability::sync_dir`] of the directory, which callers do once for many files. A crash before
 //! that can bring the old file back; it can never leave a torn one.
 //!
 //! The temporary file always has the same name, [`TEMPORARY`]: whoever writes here holds the publish lock, so nobody else

@@ -4,6 +4,7 @@
 //! .treegraft/               mode 0700
 //!   publish.lock            held by whoever publishes; never deleted
 //!   journal                 the refs of a publish that is not finished
+//!   summary.new, …          a summary and its signatures that are being written
 //!   staging/<random>/       objects of a push that are not published
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! The summary, which clients fetch first: all refs and what is said about the repository as a whole.
 //!
 //! `summary` and `summary.sig` are two files, and clients fetch them one after the other; there is no way to replace both at
-//! once. [`write`] does what libostree does since 2023.1: both are complete and durable under other names before two renames,
+//! once. [`write()`] does what libostree does since 2023.1: both are complete and durable under other names before two renames,
 //! one right after the other, give them theirs.
 
 use std::{

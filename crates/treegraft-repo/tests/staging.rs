@@ -313,6 +313,33 @@ fn many_pushes_open_at_once() {
 }
 
 #[test]
+fn pushes_that_come_and_go_never_lose_their_area() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let name = ObjectName::from(id);
+    let data = bytes(&source, name);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (repo, data) = (&repo, &data);
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let (staging, _) = open_staging(repo);
+                    assert!(staging.is_linked(), "nobody cleared the area away between its making and its locking");
+                    let _ = stage(&staging, name, data).expect("the area is there");
+                    assert!(staging.has(name).expect("it can be looked up"), "nobody takes objects away");
+                    // Some end well, some are interrupted.
+                    if (thread + round) % 2 == 0 {
+                        staging.remove().expect("it can be removed");
+                    }
+                }
+            });
+        }
+    });
+    let (staging, _) = open_staging(&repo);
+    assert_eq!(areas(&pair.target), [staging.path().to_owned()], "what was left is adopted");
+}
+
+#[test]
 fn only_archive_repositories_are_pushed_to() {
     let Some(ostree) = Ostree::find() else { return };
     let base = tempfile::tempdir().expect("a temporary directory");

@@ -23,10 +23,9 @@
 //!
 //! # Cost
 //!
-//! A small object is verified in memory and costs five system calls: create, write, mode, rename, close. The temporary file
-//! is in the directory of its final name: on ext4 that measures the same as an unnamed file (`O_TMPFILE`) that is linked,
-//! 130 to 160 µs of CPU an object, and works on all file systems; one directory for all temporary files costs up to half
-//! more.
+//! A small object is verified in memory and costs five system calls: create, write, mode, rename, close. On ext4 a named
+//! temporary file and an unnamed one (`O_TMPFILE`) that is linked measure alike, about 0.13 ms of CPU an object for 30,000
+//! objects of 700 bytes, so the named one was taken, which works on every file system.
 
 mod adopt;
 mod incoming;
