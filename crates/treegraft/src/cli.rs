@@ -131,11 +131,17 @@ pub(crate) fn main() -> Exit {
         Err(error) => {
             // It knows itself whether it is help for standard output or an error; nobody is left to hear that it fails.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            if !error.use_stderr() {
+                return Exit::Done;
+            }
+            if std::env::args_os().any(|argument| argument == "--json") {
+                Ui::new(Format::Json, Verbosity::Normal, environment).error_document(&usage_error(&error));
+            }
+            return Exit::Usage;
         }
     };
     let ui = cli.global.ui(environment);
-    commands::run(&ui, &cli.global, cli.command).unwrap_or_else(|error| {
+    commands::run(ui, &cli.global, cli.command).unwrap_or_else(|error| {
         ui.error(&error);
         error.kind().exit()
     })
@@ -143,6 +149,13 @@ pub(crate) fn main() -> Exit {
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&Cli::command().try_get_matches_from(arguments)?)
+}
+
+/// Takes what is wrong out of a message that goes on with the usage.
+fn usage_error(error: &clap::Error) -> CommandError {
+    let text = error.to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    CommandError::usage(message.strip_prefix("error: ").unwrap_or(message).to_owned())
 }
 
 #[cfg(test)]

@@ -38,7 +38,9 @@ pub(crate) fn guarded(run: impl FnOnce() -> Exit + panic::UnwindSafe) -> ExitCod
 }
 
 fn report_panic(info: &PanicHookInfo<'_>) {
-    let what = info.payload_as_str().unwrap_or("it gave no reason");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let what = text.unwrap_or("it gave no reason");
     let place = info.location().map(|location| format!(" at {location}")).unwrap_or_default();
     ui::emergency(&format!(
         "Error: Treegraft panicked{place}: {what}\nHint: this is a mistake in treegraft; please report it with the command \

@@ -42,13 +42,13 @@ enum Output {
 }
 
 impl Output {
-    fn new(ui: &Ui, style: ProgressStyle) -> Self {
+    fn new(ui: Ui, style: ProgressStyle) -> Self {
         if ui.verbosity() == Verbosity::Quiet {
             Self::Nothing
         } else if ui.has_live_stderr() {
             Self::Display(Display::new(style))
         } else {
-            Self::Lines(*ui)
+            Self::Lines(ui)
         }
     }
 }
@@ -75,7 +75,7 @@ impl Display {
     }
 
     /// Writes a line above the display; it stays when the display goes.
-    fn line(&self, ui: &Ui, line: &str) {
+    fn line(&self, ui: Ui, line: &str) {
         self.bar.suspend(|| ui.status(line));
     }
 }
@@ -95,6 +95,8 @@ struct Counters {
     sent_objects: AtomicU64,
     sent_bytes: AtomicU64,
     is_planned: AtomicBool,
+    /// Whether everything is sent and the server publishes.
+    is_publishing: AtomicBool,
     rate: Mutex<Rate>,
 }
 
@@ -149,30 +151,22 @@ pub(crate) struct PushProgress {
     counters: Arc<Counters>,
     destination: String,
     is_opened: AtomicBool,
-    is_publishing: AtomicBool,
 }
 
 impl PushProgress {
-    pub(crate) fn start(ui: &Ui, destination: String) -> Arc<Self> {
+    pub(crate) fn start(ui: Ui, destination: String) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let shown = Arc::clone(&counters);
         let style = ProgressStyle::with_template("{spinner} {msg}{counters}").expect("a valid template").with_key(
             "counters",
-            move |state: &ProgressState, out: &mut dyn Write| {
+            move |_: &ProgressState, out: &mut dyn Write| {
                 // Once everything is sent, the message alone says what goes on.
-                if state.len() != Some(0) {
+                if !shown.is_publishing.load(Ordering::Relaxed) {
                     let _ = shown.write(out);
                 }
             },
         );
-        Arc::new(Self {
-            ui: *ui,
-            output: Output::new(ui, style),
-            counters,
-            destination,
-            is_opened: AtomicBool::new(false),
-            is_publishing: AtomicBool::new(false),
-        })
+        Arc::new(Self { ui, output: Output::new(ui, style), counters, destination, is_opened: AtomicBool::new(false) })
     }
 
     /// Tells whether the server has answered at all.
@@ -183,7 +177,7 @@ impl PushProgress {
     /// Writes a line that stays.
     fn line(&self, line: &str) {
         match &self.output {
-            Output::Display(display) => display.line(&self.ui, line),
+            Output::Display(display) => display.line(self.ui, line),
             Output::Lines(ui) => ui.status(line),
             Output::Nothing => {}
         }
@@ -227,12 +221,9 @@ impl PushProgress {
     }
 
     fn publishing(&self, event: &PublishEvent) {
-        if !self.is_publishing.swap(true, Ordering::Relaxed) {
-            self.phase(|| {
-                let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                let objects = human::things(read(&self.counters.sent_objects), "object");
-                format!("Sent {objects}, {}", human::bytes(read(&self.counters.sent_bytes)))
-            });
+        if !self.counters.is_publishing.swap(true, Ordering::Relaxed) {
+            let sent = self.counters.sent_objects.load(Ordering::Relaxed);
+            self.phase(|| format!("Sent {}", human::things(sent, "object")));
         }
         let message = match event {
             PublishEvent::Phase { phase: Phase::Unknown } => return,
@@ -242,7 +233,6 @@ impl PushProgress {
         };
         match &self.output {
             Output::Display(display) => {
-                display.bar.set_length(0);
                 display.bar.set_message(message);
             }
             Output::Lines(ui) => ui.status(message),
@@ -286,7 +276,7 @@ pub(crate) struct CheckProgress {
 }
 
 impl CheckProgress {
-    pub(crate) fn start(ui: &Ui) -> Self {
+    pub(crate) fn start(ui: Ui) -> Self {
         let template = "{spinner} {msg} [{bar:30}] {human_pos} of {human_len}";
         let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
         Self { output: Output::new(ui, style) }
@@ -304,9 +294,6 @@ impl CheckProgress {
         display.bar.set_position(step.done);
         display.touch();
     }
-
-    /// Takes the display away.
-    pub(crate) fn finish(self) {}
 }
 
 #[cfg(test)]

@@ -48,41 +48,42 @@ impl Ui {
         Self { format, verbosity, environment }
     }
 
-    pub(crate) const fn environment(&self) -> Environment {
+    pub(crate) const fn environment(self) -> Environment {
         self.environment
     }
 
-    pub(crate) const fn is_json(&self) -> bool {
+    pub(crate) const fn is_json(self) -> bool {
         matches!(self.format, Format::Json)
     }
 
-    pub(crate) const fn verbosity(&self) -> Verbosity {
+    pub(crate) const fn verbosity(self) -> Verbosity {
         self.verbosity
     }
 
-    pub(crate) fn is_verbose(&self) -> bool {
+    pub(crate) fn is_verbose(self) -> bool {
         self.verbosity >= Verbosity::Verbose
     }
 
     /// Tells whether a progress display may be drawn.
-    pub(crate) fn has_live_stderr(&self) -> bool {
+    pub(crate) fn has_live_stderr(self) -> bool {
         self.environment.has_live_stderr
     }
 
     /// Opens standard output for text. Its [`finish`](Out::finish) must be called at the end.
-    pub(crate) fn stdout(&self) -> Out {
+    pub(crate) fn stdout(self) -> Out {
         Out { writer: BufWriter::new(io::stdout().lock()), is_silent: self.verbosity == Verbosity::Quiet }
     }
 
     /// Writes a result as one JSON document.
-    pub(crate) fn json(&self, document: &impl Serialize) -> Result<(), CommandError> {
+    pub(crate) fn json(self, document: &impl Serialize) -> Result<(), CommandError> {
+        debug_assert!(self.is_json(), "a document is written only when it is asked for");
         let mut writer = BufWriter::new(io::stdout().lock());
         serde_json::to_writer_pretty(&mut writer, document).map_err(|error| output_error(error.into()))?;
         writer.write_all(b"\n").and_then(|()| writer.flush()).map_err(output_error)
     }
 
     /// Writes a line about what is going on.
-    pub(crate) fn status(&self, line: impl fmt::Display) {
+    pub(crate) fn status(self, line: impl fmt::Display) {
         if self.verbosity > Verbosity::Quiet {
             // Nothing depends on whether it is read.
             let _ = writeln!(io::stderr(), "{line}");
@@ -90,46 +91,49 @@ impl Ui {
     }
 
     /// Writes a line that should be read although all went well.
-    pub(crate) fn note(&self, line: impl fmt::Display) {
+    pub(crate) fn note(self, line: impl fmt::Display) {
         if self.verbosity > Verbosity::Quiet {
             let _ = writeln!(io::stderr(), "{} {line}", self.label("Note:", Color::Yellow));
         }
     }
 
     /// Writes an error with its causes and hints; with `--json` also as a document on standard output.
-    pub(crate) fn error(&self, error: &CommandError) {
+    pub(crate) fn error(self, error: &CommandError) {
         if error.kind() == ErrorKind::BrokenPipe {
             return;
         }
         // An error that cannot be written cannot be told to anyone.
         let _ = io::stderr().write_all(self.render(error).as_bytes());
+        self.error_document(error);
+    }
+
+    /// Writes an error as a document, if results are written so.
+    pub(crate) fn error_document(self, error: &CommandError) {
         if self.is_json() {
             let _ = self.json(&Document::of(error));
         }
     }
 
-    fn render(&self, error: &CommandError) -> String {
-        let mut text = format!("{} {}\n", self.label("Error:", Color::Red), indented(&error.message()));
-        let causes = error.causes();
-        let is_numbered = causes.len() > 1;
-        if !causes.is_empty() {
-            text.push_str(&format!(
-                "{}{}",
-                self.label("Caused by:", Color::Bold),
-                if is_numbered { "\n" } else { " " }
-            ));
+    fn render(self, error: &CommandError) -> String {
+        let mut lines = vec![format!("{} {}", self.label("Error:", Color::Red), indented(&error.message()))];
+        let label = self.label("Caused by:", Color::Bold);
+        match &error.causes()[..] {
+            [] => {}
+            [cause] => lines.push(format!("{label} {}", indented(cause))),
+            causes => {
+                lines.push(label);
+                lines.extend(
+                    causes.iter().enumerate().map(|(index, cause)| format!("{}: {}", index + 1, indented(cause))),
+                );
+            }
         }
-        for (index, cause) in causes.iter().enumerate() {
-            let number = if is_numbered { format!("{}: ", index + 1) } else { String::new() };
-            text.push_str(&format!("{number}{}\n", indented(cause)));
-        }
-        for hint in error.hints() {
-            text.push_str(&format!("{} {}\n", self.label("Hint:", Color::Cyan), indented(hint)));
-        }
-        text
+        lines.extend(
+            error.hints().iter().map(|hint| format!("{} {}", self.label("Hint:", Color::Cyan), indented(hint))),
+        );
+        lines.join("\n") + "\n"
     }
 
-    fn label(&self, label: &str, color: Color) -> String {
+    fn label(self, label: &str, color: Color) -> String {
         if self.environment.has_colored_stderr {
             format!("\x1b[{}m{label}\x1b[0m", color.code())
         } else {

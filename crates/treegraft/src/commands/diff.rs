@@ -67,7 +67,7 @@ struct Document {
     changes: Vec<Change>,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &DiffArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &DiffArgs) -> Result<Exit, CommandError> {
     let repo = global.open_repo()?;
     let (old, new) = (revision::resolve(&repo, &args.old)?, revision::resolve(&repo, &args.new)?);
     let (before, after) = (repo.commit(old)?, repo.commit(new)?);

@@ -59,7 +59,7 @@ impl Problem {
     }
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, _: &FsckArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, _: &FsckArgs) -> Result<Exit, CommandError> {
     let repo = global.open_repo()?;
     let mut is_told = false;
     let _lock = RepoLock::acquire(&repo, LockKind::Shared, &mut |_| {
@@ -71,7 +71,7 @@ pub(crate) fn run(ui: &Ui, global: &GlobalArgs, _: &FsckArgs) -> Result<Exit, Co
     let started = Instant::now();
     let progress = CheckProgress::start(ui);
     let report = fsck::run(&repo, &mut |step| progress.step(step))?;
-    progress.finish();
+    drop(progress);
     let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Failed };
     if ui.is_json() {
         ui.json(&document(&report))?;

@@ -35,7 +35,7 @@ struct GenerateError {
     source: io::Error,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &GenerateArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &GenerateArgs) -> Result<Exit, CommandError> {
     global.refuse_repo("it works on no repository")?;
     let out = &args.out_dir;
     write(&out.join("cli.md"), reference().as_bytes())?;

@@ -32,7 +32,7 @@ pub(crate) struct InitArgs {
     collection_id: Option<CollectionId>,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &InitArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &InitArgs) -> Result<Exit, CommandError> {
     let path = match (&args.path, global.named_repo()) {
         (Some(path), None) => path,
         (None, Some(path)) => path,

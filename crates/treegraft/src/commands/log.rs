@@ -59,7 +59,7 @@ impl Entry {
     }
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &LogArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &LogArgs) -> Result<Exit, CommandError> {
     let repo = global.open_repo()?;
     let mut next = Some(revision::resolve(&repo, &args.revision)?);
     let mut document = Document { commits: Vec::new(), is_shallow: false };

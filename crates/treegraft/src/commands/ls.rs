@@ -65,7 +65,7 @@ struct NoSuchPath {
     path: String,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &LsArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &LsArgs) -> Result<Exit, CommandError> {
     let repo = global.open_repo()?;
     let commit = repo.commit(revision::resolve(&repo, &args.revision)?)?;
     let path = format!("/{}", args.path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));

@@ -21,7 +21,7 @@ pub(crate) mod show;
 pub(crate) mod summary;
 
 /// Runs a command.
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, command: Command) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit, CommandError> {
     match command {
         Command::Push(args) => push::run(ui, global, *args),
         Command::Receive(args) => receive::run(ui, global, &args),

@@ -46,7 +46,7 @@ pub(crate) struct ReceiveArgs {
     config: Option<PathBuf>,
 }
 
-pub(crate) fn run(_: &Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit, CommandError> {
     global.refuse_repo("name the repository as PATH")?;
     if io::stdin().is_terminal() {
         return Err(CommandError::usage(
@@ -65,7 +65,11 @@ pub(crate) fn run(_: &Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exi
         };
         greeting.await.map_err(|error| CommandError::temporary(StreamError(error)))?;
         match receiver {
-            Ok(receiver) => serve_connection(receiver, stream).await?,
+            Ok(receiver) => {
+                let served = serve_connection(Arc::clone(&receiver), stream).await;
+                receiver.finish().await;
+                served?;
+            }
             Err(refusal) => serve_refusal(refusal, stream).await?,
         }
         Ok::<_, CommandError>(())

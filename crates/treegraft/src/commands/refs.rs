@@ -43,7 +43,7 @@ struct Document {
     refs: Vec<Row>,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, _: &RefsArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, _: &RefsArgs) -> Result<Exit, CommandError> {
     let repo = global.open_repo()?;
     let rows = rows(&repo)?;
     if ui.is_json() {

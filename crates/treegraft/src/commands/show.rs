@@ -55,7 +55,7 @@ struct Signatures {
     count: usize,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &ShowArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &ShowArgs) -> Result<Exit, CommandError> {
     let repo = global.open_repo()?;
     let id = revision::resolve(&repo, &args.revision)?;
     let commit = repo.commit(id)?;

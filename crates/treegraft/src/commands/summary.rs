@@ -58,7 +58,7 @@ struct RefRow {
     metadata: Value,
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &SummaryArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &SummaryArgs) -> Result<Exit, CommandError> {
     let mut notes = Vec::new();
     if args.update {
         let receiver = local_receiver(global.repo_path(), args.config.as_deref())?;
@@ -107,7 +107,7 @@ pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &SummaryArgs) -> Result<Ex
     Ok(Exit::Done)
 }
 
-fn update(ui: &Ui, receiver: &Receiver) -> Result<Vec<String>, CommandError> {
+fn update(ui: Ui, receiver: &Receiver) -> Result<Vec<String>, CommandError> {
     let mut is_told = false;
     let notes = receiver.update_summary(&mut |_| {
         if !is_told {

@@ -40,7 +40,7 @@ impl From<InitError> for CommandError {
                     InitError::NotEmpty { .. } => {
                         Some("name an empty directory, or one that does not exist".to_owned())
                     }
-                    InitError::AlreadyExists { .. } => Some("it can be pushed to as it is".to_owned()),
+                    InitError::AlreadyExists { .. } => Some("push to it as it is, or name another PATH".to_owned()),
                     _ => None,
                 };
                 Self::user_or_temporary(error.is_temporary(), error).hints_from(hint)

@@ -63,7 +63,7 @@ struct DemoError {
 #[error("The demonstration went wrong: {0}")]
 struct Wrong(String);
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, CommandError> {
     global.refuse_repo("it works in a temporary directory")?;
     if ui.is_json() {
         return Err(CommandError::usage("The demonstration is for people; there is no JSON of it")
@@ -87,7 +87,7 @@ pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: &DemoArgs) -> Result<Exit,
 
 /// Where the demonstration happens and what it says.
 struct Stage<'s> {
-    ui: &'s Ui,
+    ui: Ui,
     root: &'s Path,
     out: Out,
 }
@@ -135,10 +135,10 @@ impl Stage<'_> {
             "ostree --repo={} commit --branch={REF} --subject={:?} build",
             build.worker, build.subject
         ))?;
-        let built = build::commit(&worker, REF, build)?;
+        let commit = build::commit(&worker, REF, build)?;
         self.say(format_args!(
             "  {} built from {}",
-            human::short(built.0),
+            human::short(commit.0),
             human::things(build.files.len() as u64, "file")
         ))?;
         self.command(&format!("treegraft push --repo {} --config server/server.toml server/repo", build.worker))?;
@@ -154,7 +154,7 @@ impl Stage<'_> {
         let started = Instant::now();
         // The steps of so small a push would only be noise.
         let quiet = Ui::new(Format::Text, crate::ui::Verbosity::Quiet, self.ui.environment());
-        let progress: Arc<PushProgress> = PushProgress::start(&quiet, path.display().to_string());
+        let progress: Arc<PushProgress> = PushProgress::start(quiet, path.display().to_string());
         let receiver = carry::local_receiver(&path, Some(&config))?;
         let outcome = runtime::start()?.block_on(carry::push_locally(receiver, source, &options, &progress))?;
         let destination = Destination::Local(path);

@@ -35,12 +35,13 @@ pub(crate) async fn push_locally(
     progress: &Arc<PushProgress>,
 ) -> Result<Outcome, CommandError> {
     let (here, there) = tokio::io::duplex(LOCAL_PIPE_BYTES);
-    let server = tokio::spawn(serve_connection(receiver, there));
+    let server = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
     let client = Client::connect(here).await?;
     let result = push(&client, source, options, reporter(progress)).await;
     // The receiver ends with the connection and gives up its locks; how the connection ends is of no interest any more.
     drop(client);
     let _ = server.await;
+    receiver.finish().await;
     Ok(result?)
 }
 

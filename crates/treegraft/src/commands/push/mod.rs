@@ -164,7 +164,7 @@ impl From<GraftArgs> for GraftOptions {
     }
 }
 
-pub(crate) fn run(ui: &Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, CommandError> {
+pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, CommandError> {
     let mut destination: Destination = args.destination.parse()?;
     let ssh = match &mut destination {
         Destination::Ssh(_) if args.config.is_some() => {

@@ -82,7 +82,7 @@ struct PlannedRow {
 
 impl Finished<'_> {
     /// Writes the result.
-    pub(crate) fn write(&self, ui: &Ui) -> Result<(), CommandError> {
+    pub(crate) fn write(&self, ui: Ui) -> Result<(), CommandError> {
         if ui.is_json() {
             return ui.json(&self.document());
         }
@@ -96,7 +96,7 @@ impl Finished<'_> {
     }
 
     /// Writes the result as text, each line behind `indent`.
-    pub(crate) fn write_text(&self, ui: &Ui, out: &mut Out, indent: &str) -> Result<(), CommandError> {
+    pub(crate) fn write_text(&self, ui: Ui, out: &mut Out, indent: &str) -> Result<(), CommandError> {
         for line in self.ref_lines(ui) {
             out.line(format_args!("{indent}{line}"))?;
         }
@@ -157,7 +157,7 @@ impl Finished<'_> {
         }
     }
 
-    fn ref_lines(&self, ui: &Ui) -> Vec<String> {
+    fn ref_lines(&self, ui: Ui) -> Vec<String> {
         let shown = |id: CommitId| if ui.is_verbose() { id.to_string() } else { human::short(id.0) };
         let refs = &self.outcome.refs;
         let width = refs.iter().map(|row| row.name.as_str().chars().count()).max().unwrap_or(0);
@@ -187,12 +187,12 @@ impl Finished<'_> {
         )
     }
 
-    fn write_plan(&self, ui: &Ui, out: &mut Out) -> Result<(), CommandError> {
+    fn write_plan(&self, ui: Ui, out: &mut Out) -> Result<(), CommandError> {
         let objects = &self.outcome.planned;
         if ui.is_verbose() {
             for PlannedObject { name, bytes } in objects {
                 let bytes = bytes.map_or_else(|| "?".to_owned(), human::count);
-                out.line(format_args!("{:8} {} {bytes:>12}", name.kind, name.checksum))?;
+                out.line(format_args!("{:8} {} {bytes:>12}", name.kind.extension(), name.checksum))?;
             }
         }
         let known_bytes = objects.iter().filter_map(|object| object.bytes).sum();
