@@ -21,5 +21,5 @@ pub mod update_repo;
 pub use graft::{GraftError, GraftTarget, graft};
 pub use names::{AppId, FlatpakKind, FlatpakRef, InvalidFlatpakName, is_flatpak_ref};
 pub use options::{GraftOptions, OptionError};
-pub use size::{DownloadSizes, SizeError, download_size};
+pub use size::{DownloadSizes, KnownSizes, SizeError, download_size};
 pub use update_repo::{ReplacementCommand, UpdateOutput, UpdateRepo, UpdateRepoError};

@@ -70,6 +70,12 @@ pub fn download_size(find: &dyn Find, root: DirTreeId) -> Result<u64, SizeError>
 /// It keeps 40 bytes for every file and directory that it has seen.
 pub struct DownloadSizes<'f> {
     find: &'f dyn Find,
+    known: KnownSizes,
+}
+
+/// The sizes that [`DownloadSizes`] has found, for another one that looks where the first did, and perhaps further.
+#[derive(Debug, Default)]
+pub struct KnownSizes {
     /// What a path to this object adds: 0 for a symlink.
     files: HashMap<ContentId, u64>,
     /// The sum over everything below.
@@ -91,26 +97,36 @@ enum Step {
 impl<'f> DownloadSizes<'f> {
     /// Starts without having seen anything.
     pub fn new(find: &'f dyn Find) -> Self {
-        Self { find, files: HashMap::new(), trees: HashMap::new() }
+        Self::with_known(find, KnownSizes::default())
+    }
+
+    /// Starts with what another one has found. The objects must still be the same, where this one looks.
+    pub const fn with_known(find: &'f dyn Find, known: KnownSizes) -> Self {
+        Self { find, known }
+    }
+
+    /// Ends, and returns what was found.
+    pub fn into_known(self) -> KnownSizes {
+        self.known
     }
 
     /// Computes the download size of the tree below `root`, in bytes.
     pub fn of(&mut self, root: DirTreeId) -> Result<u64, SizeError> {
         let nodes = self.walk(root)?;
         let mut new_files: Vec<ContentId> = nodes.iter().flat_map(|(_, node)| &node.files).copied().collect();
-        new_files.retain(|id| !self.files.contains_key(id));
+        new_files.retain(|id| !self.known.files.contains_key(id));
         new_files.sort_unstable();
         new_files.dedup();
         let sizes = file_sizes(self.find, &new_files).map_err(|source| SizeError::Read { root, source })?;
-        self.files.extend(sizes);
+        self.known.files.extend(sizes);
         for (id, node) in nodes {
-            let files = node.files.iter().map(|file| self.files[file]);
+            let files = node.files.iter().map(|file| self.known.files[file]);
             // Children come before their parents, so their sums are there.
-            let dirs = node.dirs.iter().map(|dir| self.trees[dir]);
+            let dirs = node.dirs.iter().map(|dir| self.known.trees[dir]);
             let sum = files.chain(dirs).try_fold(0_u64, u64::checked_add);
-            self.trees.insert(id, sum.ok_or(SizeError::TooLarge { root })?);
+            self.known.trees.insert(id, sum.ok_or(SizeError::TooLarge { root })?);
         }
-        Ok(self.trees[&root])
+        Ok(self.known.trees[&root])
     }
 
     /// Reads every dirtree that has no sum yet, and returns them with children before their parents.
@@ -120,7 +136,7 @@ impl<'f> DownloadSizes<'f> {
         let mut steps = vec![Step::Enter(root)];
         while let Some(step) = steps.pop() {
             match step {
-                Step::Enter(id) if self.trees.contains_key(&id) => {}
+                Step::Enter(id) if self.known.trees.contains_key(&id) => {}
                 Step::Enter(id) => match nodes.get(&id) {
                     Some(node) if node.is_left => {}
                     Some(_) => return Err(SizeError::Cycle { root, dirtree: id }),

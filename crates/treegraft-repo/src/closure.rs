@@ -16,7 +16,7 @@ pub const MAX_MISSING_NAMES: usize = 1000;
 
 /// What is known about a dirtree after all below it was visited.
 #[derive(Debug, Clone, Copy)]
-enum Known {
+enum TreeState {
     /// Everything is there; so many directories are nested in it, itself included.
     Complete { height: usize },
     /// Something is missing.
@@ -29,11 +29,17 @@ enum Known {
 /// not looked up again; call [`forget_missing`](Self::forget_missing) after adding objects.
 pub struct Closure<'f> {
     find: &'f dyn Find,
-    dirtrees: HashMap<DirTreeId, Known>,
-    dirmetas: HashMap<DirMetaId, bool>,
-    files: HashMap<ContentId, bool>,
+    known: KnownObjects,
     missing: Vec<ObjectName>,
     missing_names: HashSet<ObjectName>,
+}
+
+/// What a [`Closure`] has found to be there, for another one that looks where the first did, and perhaps further.
+#[derive(Debug, Default)]
+pub struct KnownObjects {
+    dirtrees: HashMap<DirTreeId, TreeState>,
+    dirmetas: HashMap<DirMetaId, bool>,
+    files: HashMap<ContentId, bool>,
 }
 
 /// A dirtree whose children are being visited.
@@ -49,14 +55,18 @@ struct Frame {
 impl<'f> Closure<'f> {
     /// Starts with nothing known.
     pub fn new(find: &'f dyn Find) -> Self {
-        Self {
-            find,
-            dirtrees: HashMap::new(),
-            dirmetas: HashMap::new(),
-            files: HashMap::new(),
-            missing: Vec::new(),
-            missing_names: HashSet::new(),
-        }
+        Self::with_known(find, KnownObjects::default())
+    }
+
+    /// Starts with what another closure has found to be there. It must still be there, where this one looks.
+    pub fn with_known(find: &'f dyn Find, known: KnownObjects) -> Self {
+        Self { find, known, missing: Vec::new(), missing_names: HashSet::new() }
+    }
+
+    /// Ends, and returns what was found to be there.
+    pub fn into_known(mut self) -> KnownObjects {
+        self.forget_missing();
+        self.known
     }
 
     /// Checks that a commit and its whole tree are there. Its parent need not be.
@@ -116,9 +126,9 @@ impl<'f> Closure<'f> {
     pub fn forget_missing(&mut self) {
         self.missing.clear();
         self.missing_names.clear();
-        self.dirtrees.retain(|_, known| matches!(known, Known::Complete { .. }));
-        self.dirmetas.retain(|_, is_there| *is_there);
-        self.files.retain(|_, is_there| *is_there);
+        self.known.dirtrees.retain(|_, known| matches!(known, TreeState::Complete { .. }));
+        self.known.dirmetas.retain(|_, is_there| *is_there);
+        self.known.files.retain(|_, is_there| *is_there);
     }
 
     fn add_missing(&mut self, name: ObjectName) {
@@ -128,20 +138,20 @@ impl<'f> Closure<'f> {
     }
 
     fn visit_dirmeta(&mut self, id: DirMetaId, visit: &mut dyn FnMut(ObjectName)) -> Result<bool, ReadError> {
-        if let Some(&is_there) = self.dirmetas.get(&id) {
+        if let Some(&is_there) = self.known.dirmetas.get(&id) {
             return Ok(is_there);
         }
         let is_there = self.visit_leaf(id.into(), visit)?;
-        self.dirmetas.insert(id, is_there);
+        self.known.dirmetas.insert(id, is_there);
         Ok(is_there)
     }
 
     fn visit_file(&mut self, id: ContentId, visit: &mut dyn FnMut(ObjectName)) -> Result<bool, ReadError> {
-        if let Some(&is_there) = self.files.get(&id) {
+        if let Some(&is_there) = self.known.files.get(&id) {
             return Ok(is_there);
         }
         let is_there = self.visit_leaf(id.into(), visit)?;
-        self.files.insert(id, is_there);
+        self.known.files.insert(id, is_there);
         Ok(is_there)
     }
 
@@ -164,7 +174,7 @@ impl<'f> Closure<'f> {
         let mut next = Some(root);
         loop {
             let known = if let Some(id) = next {
-                if let Some(&known) = self.dirtrees.get(&id) {
+                if let Some(&known) = self.known.dirtrees.get(&id) {
                     known
                 } else if stack.len() == MAX_TREE_DEPTH {
                     return Err(too_deep(id));
@@ -173,18 +183,18 @@ impl<'f> Closure<'f> {
                     stack.push(frame);
                     continue;
                 } else {
-                    self.dirtrees.insert(id, Known::Incomplete);
-                    Known::Incomplete
+                    self.known.dirtrees.insert(id, TreeState::Incomplete);
+                    TreeState::Incomplete
                 }
             } else {
                 let frame = stack.pop().expect("`next` is none only while a dirtree is open");
                 self.leave(&frame, visit)
             };
             let depth = stack.len();
-            let Some(parent) = stack.last_mut() else { return Ok(matches!(known, Known::Complete { .. })) };
+            let Some(parent) = stack.last_mut() else { return Ok(matches!(known, TreeState::Complete { .. })) };
             match known {
-                Known::Complete { height } => parent.height = parent.height.max(height),
-                Known::Incomplete => parent.is_complete = false,
+                TreeState::Complete { height } => parent.height = parent.height.max(height),
+                TreeState::Incomplete => parent.is_complete = false,
             }
             // A complete dirtree that is met again is not walked again, but a path through it is as long as ever.
             if depth + parent.height > MAX_TREE_DEPTH {
@@ -214,10 +224,11 @@ impl<'f> Closure<'f> {
     }
 
     /// Notes what is known of a dirtree after all of its children were visited.
-    fn leave(&mut self, frame: &Frame, visit: &mut dyn FnMut(ObjectName)) -> Known {
+    fn leave(&mut self, frame: &Frame, visit: &mut dyn FnMut(ObjectName)) -> TreeState {
         visit(frame.id.into());
-        let known = if frame.is_complete { Known::Complete { height: frame.height + 1 } } else { Known::Incomplete };
-        self.dirtrees.insert(frame.id, known);
+        let known =
+            if frame.is_complete { TreeState::Complete { height: frame.height + 1 } } else { TreeState::Incomplete };
+        self.known.dirtrees.insert(frame.id, known);
         known
     }
 }

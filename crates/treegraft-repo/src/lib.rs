@@ -84,7 +84,7 @@ mod store;
 pub mod summary;
 mod transaction;
 
-pub use closure::{Closure, MAX_MISSING_NAMES};
+pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
 pub use detached::{DetachedMetadataError, write_detached_metadata};
 pub use find::{ArchivedFile, Find, ReadError};

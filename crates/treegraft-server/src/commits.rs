@@ -9,7 +9,9 @@ use crate::{
     Receiver,
     config::DetachedMetadata,
     error::{chain, from_read, from_sign, from_staging},
-    policy, signing,
+    policy,
+    session::Session,
+    signing,
 };
 
 /// Names of missing objects that an error lists: enough to look for a pattern, short enough to read.
@@ -27,8 +29,15 @@ pub(crate) struct Commits<'p> {
 }
 
 impl<'p> Commits<'p> {
-    pub(crate) fn new(receiver: &'p Receiver, staging: &'p Staging, view: &'p StagedView<'p>) -> Self {
-        let (closure, sizes) = (Closure::new(view), DownloadSizes::new(view));
+    /// Starts with what the session knows, which is of no use to it any more.
+    pub(crate) fn new(
+        receiver: &'p Receiver,
+        session: &Session,
+        staging: &'p Staging,
+        view: &'p StagedView<'p>,
+    ) -> Self {
+        let (known, sizes) = session.knowledge.take();
+        let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
         Self { receiver, staging, view, closure, sizes, objects: Vec::new() }
     }
 

@@ -5,7 +5,7 @@
 //!   one connection; whether that is an ssh session's pipes, an in-memory pipe or a socket makes no difference.
 //! * `handlers`: one file per request of the protocol. They are asynchronous and short; the work is done by synchronous
 //!   code on blocking threads.
-//! * `session`: one push: its locks, its staging area, what is known about the refs.
+//! * `session`: one push: its locks and its staging area; `knowledge` is what it has found in the repository.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
 //!   holds what is asked for against the settings.
 //!
@@ -24,6 +24,7 @@ pub mod config;
 mod connection;
 mod error;
 mod handlers;
+mod knowledge;
 mod metadata;
 mod policy;
 mod publish;

@@ -40,7 +40,7 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     let staging = session.staging()?;
     let view = staging.view(&receiver.repo);
     report(PublishEvent::Phase { phase: Phase::Check });
-    let mut commits = Commits::new(receiver, staging, &view);
+    let mut commits = Commits::new(receiver, session, staging, &view);
     let mut sources = Vec::new();
     for offer in &session.offers {
         sources.push(commits.complete(offer, offer.commit)?);

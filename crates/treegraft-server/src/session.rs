@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use treegraft_wire::{
 use crate::{
     Receiver,
     error::{from_lock, from_publish, from_staging},
+    knowledge::Knowledge,
     policy, publish,
 };
 
@@ -33,6 +34,7 @@ pub(crate) struct Session {
     staging: Option<Staging>,
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
     lock: Mutex<Option<RepoLock>>,
+    pub(crate) knowledge: Arc<Knowledge>,
 }
 
 impl Session {
@@ -68,7 +70,13 @@ impl Session {
             features: Vec::new(),
             notes,
         };
-        Ok((Self { id, offers: request.refs, staging, lock: Mutex::new(Some(lock)) }, answer))
+        let lock = Mutex::new(Some(lock));
+        Ok((Self { id, offers: request.refs, staging, lock, knowledge: Arc::default() }, answer))
+    }
+
+    /// Tells whether there is anything to publish.
+    pub(crate) const fn has_something_to_publish(&self) -> bool {
+        self.staging.is_some()
     }
 
     /// Returns the staging area of a push that has something to publish.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use treegraft_object::{DirTreeId, ObjectKind, ObjectName};
-use treegraft_repo::{Closure, Find};
+use treegraft_repo::Find;
 use treegraft_wire::{
     ApiError, ErrorCode,
     question::{self, NAME_BYTES, Presence},
@@ -29,20 +29,17 @@ pub(super) async fn post(receiver: &Arc<Receiver>, session: Arc<Session>, body: 
 /// Looks every object up. What is said to be complete below was looked at down to the last file, since a dirtree alone
 /// proves nothing: an interrupted prune or a partial pull leaves dirtrees without their children.
 fn presence(receiver: &Receiver, session: &Session, names: &[ObjectName]) -> Result<Vec<Presence>, ApiError> {
-    let mut published = Closure::new(&*receiver.repo);
     let view = session.staging()?.view(&receiver.repo);
-    names
-        .iter()
-        .map(|&name| {
-            Ok(if !view.has(name).map_err(from_read)? {
-                Presence::Missing
-            } else if name.kind != ObjectKind::DirTree
-                || published.check_dirtree(DirTreeId(name.checksum)).map_err(from_read)?
-            {
-                Presence::Complete
-            } else {
-                Presence::Here
-            })
+    let look = |name: ObjectName| {
+        Ok(if !view.has(name)? {
+            Presence::Missing
+        } else if name.kind != ObjectKind::DirTree
+            || session.knowledge.look(&receiver.repo, |published| published.check_dirtree(DirTreeId(name.checksum)))?
+        {
+            Presence::Complete
+        } else {
+            Presence::Here
         })
-        .collect()
+    };
+    names.iter().map(|&name| look(name).map_err(from_read)).collect()
 }
