@@ -57,11 +57,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
     let _ = fs::remove_dir_all(&work);
     make_folder(&work)?;
     let config = work.join("server.toml");
-    let keys = format!(
-        "[defaults]\ngpg-keys = [\"{}\"]\ngpg-homedir = \"{}\"\n",
-        gpg.fingerprint(),
-        gpg.home().display()
-    );
+    let keys =
+        format!("[defaults]\ngpg-keys = [\"{}\"]\ngpg-homedir = \"{}\"\n", gpg.fingerprint(), gpg.home().display());
     fs::write(&config, keys).map_err(|source| file("write", &config, source))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
     let bench = Bench { work, data: args.data.clone(), treegraft: target.join("release/treegraft"), sshd, config };
@@ -214,11 +211,7 @@ fn report(case: &str, way: &str, samples: &[Sample]) {
         samples.iter().filter_map(of).max().map_or_else(|| "–".to_owned(), |mib| mib.to_string())
     };
     let (client, server) = (peak(|sample| sample.client_mib), peak(|sample| sample.server_mib));
-    println!(
-        "| {case} | {way} | {min:.1}, {median:.1}, {max:.1} | {}.{} | {client} | {server} |",
-        up / 10,
-        up % 10
-    );
+    println!("| {case} | {way} | {min:.1}, {median:.1}, {max:.1} | {}.{} | {client} | {server} |", up / 10, up % 10);
 }
 
 fn make_folder(path: &Path) -> Result<(), TaskError> {

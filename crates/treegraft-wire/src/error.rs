@@ -62,7 +62,12 @@ impl ErrorCode {
             Self::InvalidObject => 422,
             Self::Locked => 503,
             Self::NoSpace => 507,
-            Self::Repository | Self::Signing | Self::SummaryStale | Self::Unfinished | Self::Internal | Self::Unknown => 500,
+            Self::Repository
+            | Self::Signing
+            | Self::SummaryStale
+            | Self::Unfinished
+            | Self::Internal
+            | Self::Unknown => 500,
         }
     }
 
