@@ -82,6 +82,17 @@ pub struct KnownSizes {
     trees: HashMap<DirTreeId, u64>,
 }
 
+/// A directory in the old tree and the one of the same path in the new tree.
+type Pair = (Option<DirTreeId>, Option<DirTreeId>);
+
+/// What differs between two directories.
+#[derive(Default)]
+struct Difference {
+    added_bytes: u64,
+    removed_bytes: u64,
+    dirs: Vec<Pair>,
+}
+
 /// A dirtree that is part of the tree and not summed up yet.
 struct Node {
     files: Vec<ContentId>,
@@ -93,6 +104,10 @@ enum Step {
     Enter(DirTreeId),
     Leave(DirTreeId),
 }
+
+/// Most pairs of directories that are compared: more than a real tree has. Trees that are made to grow without end, each
+/// directory holding another one twice, are summed up as a whole instead, which looks at each directory once.
+const MAX_COMPARED_DIRS: usize = 100_000;
 
 impl<'f> DownloadSizes<'f> {
     /// Starts without having seen anything.
@@ -127,6 +142,65 @@ impl<'f> DownloadSizes<'f> {
             self.known.trees.insert(id, sum.ok_or(SizeError::TooLarge { root })?);
         }
         Ok(self.known.trees[&root])
+    }
+
+    /// Computes the download size of the tree below `root` from that of another tree, of `old_bytes` bytes below `old_root`.
+    ///
+    /// Only what differs is looked at: after a weekly update some hundred files instead of all.
+    pub fn of_changed(&mut self, root: DirTreeId, old_root: DirTreeId, old_bytes: u64) -> Result<u64, SizeError> {
+        let too_large = || SizeError::TooLarge { root };
+        let (mut added_bytes, mut removed_bytes, mut compared) = (0_u64, 0_u64, 0);
+        let mut pairs = vec![(Some(old_root), Some(root))];
+        while let Some(pair) = pairs.pop() {
+            let (added, removed) = match pair {
+                (old, new) if old == new => (0, 0),
+                (None, new) => (new.map_or(Ok(0), |new| self.of(new))?, 0),
+                (old, None) => (0, old.map_or(Ok(0), |old| self.of(old))?),
+                (Some(_), Some(_)) if compared == MAX_COMPARED_DIRS => return self.of(root),
+                (Some(old), Some(new)) => {
+                    compared += 1;
+                    let difference = self.compare(root, old, new)?;
+                    pairs.extend(difference.dirs);
+                    (difference.added_bytes, difference.removed_bytes)
+                }
+            };
+            added_bytes = added_bytes.checked_add(added).ok_or_else(too_large)?;
+            removed_bytes = removed_bytes.checked_add(removed).ok_or_else(too_large)?;
+        }
+        // A wrong old size cannot be told from a right one, but it must not wrap around.
+        let sum = old_bytes.checked_add(added_bytes).and_then(|sum| sum.checked_sub(removed_bytes));
+        sum.ok_or_else(too_large)
+    }
+
+    /// Compares two directories by themselves.
+    fn compare(&mut self, root: DirTreeId, old: DirTreeId, new: DirTreeId) -> Result<Difference, SizeError> {
+        let read = |source| SizeError::Read { root, source };
+        let (old, new) = (self.find.dirtree(old).map_err(read)?, self.find.dirtree(new).map_err(read)?);
+        let mut difference = Difference::default();
+        let only_in = |these: &[(String, ContentId)], those: &[(String, ContentId)]| -> Vec<ContentId> {
+            let others: HashMap<&str, ContentId> = those.iter().map(|(name, id)| (name.as_str(), *id)).collect();
+            these.iter().filter(|(name, id)| others.get(name.as_str()) != Some(id)).map(|&(_, id)| id).collect()
+        };
+        difference.added_bytes = self.sum(root, &only_in(&new.files, &old.files))?;
+        difference.removed_bytes = self.sum(root, &only_in(&old.files, &new.files))?;
+        let mut dirs: HashMap<String, Pair> = HashMap::new();
+        for (name, id, _) in old.dirs {
+            dirs.entry(name).or_default().0 = Some(id);
+        }
+        for (name, id, _) in new.dirs {
+            dirs.entry(name).or_default().1 = Some(id);
+        }
+        difference.dirs = dirs.into_values().filter(|(old, new)| old != new).collect();
+        Ok(difference)
+    }
+
+    /// Sums the sizes of files, each as often as it is listed.
+    fn sum(&mut self, root: DirTreeId, files: &[ContentId]) -> Result<u64, SizeError> {
+        let new: Vec<ContentId> = files.iter().copied().filter(|id| !self.known.files.contains_key(id)).collect();
+        let sizes = file_sizes(self.find, &new).map_err(|source| SizeError::Read { root, source })?;
+        self.known.files.extend(sizes);
+        let sizes = files.iter().map(|id| self.known.files[id]);
+        sizes.into_iter().try_fold(0_u64, u64::checked_add).ok_or(SizeError::TooLarge { root })
     }
 
     /// Reads every dirtree that has no sum yet, and returns them with children before their parents.

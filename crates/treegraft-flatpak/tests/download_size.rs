@@ -136,3 +136,45 @@ fn a_dirtree_inside_itself_is_an_error() {
     let error = download_size(&memory, lie).expect_err("the walk must end");
     assert_eq!(error.code(), "dirtree-cycle", "a damaged repository is told: {error}");
 }
+
+#[test]
+fn the_size_of_a_changed_tree_comes_from_what_has_changed() {
+    let mut memory = Memory::default();
+    let (one, ten, hundred) = (memory.file("1", 1), memory.file("2", 10), memory.file("3", 100));
+    let same = memory.tree(&[("a", one), ("b", ten)], &[]);
+    let before = memory.tree(&[("x", one)], &[]);
+    let after = memory.tree(&[("x", hundred), ("y", hundred)], &[]);
+    let old = memory.tree(&[("f", ten), ("gone", one)], &[("changed", before), ("removed", same), ("same", same)]);
+    let new = memory.tree(&[("f", one), ("new", ten)], &[("added", before), ("changed", after), ("same", same)]);
+    let old_bytes = download_size(&memory, old).expect("a sound tree");
+    let new_bytes = download_size(&memory, new).expect("a sound tree");
+    assert_eq!((old_bytes, new_bytes), (34, 223), "the sums by hand");
+    for (from, from_bytes, to, to_bytes) in
+        [(old, old_bytes, new, new_bytes), (new, new_bytes, old, old_bytes), (old, old_bytes, old, old_bytes)]
+    {
+        let changed = DownloadSizes::new(&memory).of_changed(to, from, from_bytes);
+        assert_eq!(changed.ok(), Some(to_bytes), "the difference leads to the same sum");
+    }
+
+    // What is the same on both sides is not looked at, not even whether it is there.
+    let absent = ContentId(Checksum::of(b"absent"));
+    let old = memory.tree(&[("f", absent), ("g", one)], &[]);
+    let new = memory.tree(&[("f", absent), ("g", ten)], &[]);
+    assert_eq!(DownloadSizes::new(&memory).of_changed(new, old, 500).ok(), Some(509), "1 byte less, 10 more");
+
+    let error = DownloadSizes::new(&memory).of_changed(before, after, 5).expect_err("5 bytes less 200 is no size");
+    assert_eq!(error.code(), "download-size-too-large", "a wrong old size does not wrap around");
+}
+
+#[test]
+fn comparing_trees_that_are_nested_to_harm_ends() {
+    let mut memory = Memory::default();
+    let (one, two) = (memory.file("1", 1), memory.file("2", 2));
+    let (mut old, mut new) = (memory.tree(&[("x", one)], &[]), memory.tree(&[("x", two)], &[]));
+    for _ in 0..50 {
+        old = memory.tree(&[], &[("a", old), ("b", old)]);
+        new = memory.tree(&[], &[("a", new), ("b", new)]);
+    }
+    let size = DownloadSizes::new(&memory).of_changed(new, old, 1 << 50);
+    assert_eq!(size.ok(), Some(1 << 51), "2^50 paths to a file of 2 bytes");
+}

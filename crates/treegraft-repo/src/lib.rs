@@ -60,6 +60,7 @@
 #![forbid(unsafe_code)]
 
 mod boot_id;
+pub mod cache;
 mod closure;
 mod config;
 pub mod deltas;

@@ -5,6 +5,7 @@
 //!   publish.lock            held by whoever publishes; never deleted
 //!   journal                 the refs of a publish that is not finished
 //!   summary.new, …          a summary and its signatures that are being written
+//!   download-sizes, …       caches, which may be lost
 //!   staging/<random>/       objects of a push that are not published
 //! ```
 //!

@@ -1,8 +1,8 @@
 //! The commits of a push: whether they are complete, and what becomes of them on their refs.
 
 use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
-use treegraft_object::{Commit, CommitId, ObjectName, detached, gvariant::Dict};
-use treegraft_repo::{Closure, Find, StagedView, Staging};
+use treegraft_object::{Commit, CommitId, DirTreeId, ObjectName, detached, gvariant::Dict};
+use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging};
 use treegraft_wire::{ApiError, ErrorCode, RefOffer};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     config::DetachedMetadata,
     error::{chain, from_read, from_sign, from_staging},
     policy,
+    recorded_sizes::RecordedSizes,
     session::Session,
     signing,
 };
@@ -24,6 +25,9 @@ pub(crate) struct Commits<'p> {
     view: &'p StagedView<'p>,
     closure: Closure<'p>,
     sizes: DownloadSizes<'p>,
+    recorded: RecordedSizes,
+    /// The trees that were grafted, with the tree of the head before and with their download size in bytes.
+    sized_trees: Vec<(Option<DirTreeId>, DirTreeId, u64)>,
     /// Staged objects that the commits need, each once, children before their dirtree.
     objects: Vec<ObjectName>,
 }
@@ -38,12 +42,21 @@ impl<'p> Commits<'p> {
     ) -> Self {
         let (known, sizes) = session.knowledge.take();
         let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
-        Self { receiver, staging, view, closure, sizes, objects: Vec::new() }
+        let recorded = RecordedSizes::read(&receiver.repo);
+        let (sized_trees, objects) = (Vec::new(), Vec::new());
+        Self { receiver, staging, view, closure, sizes, recorded, sized_trees, objects }
     }
 
     /// Returns the staged objects that have to be published.
-    pub(crate) fn into_objects(self) -> Vec<ObjectName> {
-        self.objects
+    pub(crate) fn objects(&self) -> impl Iterator<Item = ObjectName> {
+        self.objects.iter().copied()
+    }
+
+    /// Puts the sizes of the trees on record, after they were published.
+    pub(crate) fn record_sizes(&self, lock: &PublishLock) {
+        if !self.sized_trees.is_empty() {
+            RecordedSizes::replace(lock, &self.receiver.repo, &self.sized_trees);
+        }
     }
 
     /// Reads a commit and checks that its whole tree is there.
@@ -75,12 +88,8 @@ impl<'p> Commits<'p> {
         source: &Commit,
         head: Option<CommitId>,
     ) -> Result<CommitId, ApiError> {
-        let download_bytes = if is_flatpak_ref(&offer.name) {
-            let size = self.sizes.of(source.root_tree);
-            Some(size.map_err(|error| ApiError::new(ErrorCode::Repository, chain(&error)).of_ref(&offer.name))?)
-        } else {
-            None
-        };
+        let download_bytes =
+            if is_flatpak_ref(&offer.name) { Some(self.download_size(offer, source.root_tree, head)?) } else { None };
         let target = GraftTarget {
             ref_name: offer.name.clone(),
             collection_id: self.receiver.repo.config().collection_id.clone(),
@@ -97,6 +106,19 @@ impl<'p> Commits<'p> {
         let id = grafted.id();
         self.stage(id, &grafted.encode(), metadata)?;
         Ok(id)
+    }
+
+    /// Computes the download size of a tree, from that of the head's where it is on record.
+    fn download_size(&mut self, offer: &RefOffer, root: DirTreeId, head: Option<CommitId>) -> Result<u64, ApiError> {
+        let old_root = head.map(|head| self.view.commit(head)).transpose().map_err(from_read)?.map(|old| old.root_tree);
+        let recorded = old_root.and_then(|old| Some((old, self.recorded.get(old)?)));
+        let bytes = match recorded {
+            Some((old, old_bytes)) => self.sizes.of_changed(root, old, old_bytes),
+            None => self.sizes.of(root),
+        };
+        let bytes = bytes.map_err(|error| ApiError::new(ErrorCode::Repository, chain(&error)).of_ref(&offer.name))?;
+        self.sized_trees.push((old_root, root, bytes));
+        Ok(bytes)
     }
 
     /// Stages what belongs to a commit that is published as it is, with all commits between it and the head.

@@ -10,6 +10,8 @@ use treegraft_flatpak::{DownloadSizes, KnownSizes, is_flatpak_ref};
 use treegraft_object::RefName;
 use treegraft_repo::{Closure, Find, KnownObjects, Repo};
 
+use crate::recorded_sizes::RecordedSizes;
+
 /// What a push knows of the published repository. It holds as long as the push holds the repository's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Knowledge {
@@ -29,7 +31,8 @@ impl Knowledge {
         for (_, root_tree) in heads() {
             let _ = self.look(repo, |closure| closure.check_dirtree(root_tree));
         }
-        for (_, root_tree) in heads().filter(|(name, _)| is_flatpak_ref(name)) {
+        let recorded = RecordedSizes::read(repo);
+        for (_, root_tree) in heads().filter(|&(name, root)| is_flatpak_ref(name) && recorded.get(root).is_none()) {
             let mut known = lock(&self.sizes);
             let mut sizes = DownloadSizes::with_known(repo, std::mem::take(&mut known));
             let _ = sizes.of(root_tree);

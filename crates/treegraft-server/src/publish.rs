@@ -68,13 +68,14 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
 
     report(PublishEvent::Phase { phase: Phase::Publish });
     let mut transaction = Transaction::new(&receiver.repo, &lock, staging);
-    transaction.link(commits.into_objects());
+    transaction.link(commits.objects());
     for edit in edits(receiver, &moves)? {
         transaction.set_ref(edit);
     }
     let committed = transaction.prepare().and_then(Prepared::commit).map_err(from_transaction)?;
 
     session.release_lock();
+    commits.record_sizes(&lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
     notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
