@@ -20,7 +20,7 @@ use crate::{
     commits::Commits,
     error::{chain, from_publish, from_ref, from_transaction},
     metadata, policy,
-    session::Session,
+    session::{Offer, Session},
 };
 
 /// Seconds between two notices that a push still waits.
@@ -42,20 +42,24 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     report(PublishEvent::Phase { phase: Phase::Check });
     let mut commits = Commits::new(receiver, session, staging, &view);
     let mut sources = Vec::new();
-    for offer in &session.offers {
-        sources.push(commits.complete(offer, offer.commit)?);
+    for Offer { asked, told } in &session.offers {
+        sources.push(match told {
+            Verdict::Publish => Some(commits.complete(asked, asked.commit)?),
+            Verdict::Unchanged => None,
+        });
     }
 
     let (lock, mut notes) = acquire(receiver, report)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
-    for (offer, source) in session.offers.iter().zip(&sources) {
-        let (head, verdict) = policy::judge(receiver, offer, Some(source))?;
-        let new = match (verdict, offer.mode) {
-            (Verdict::Unchanged, _) => head.unwrap_or(offer.commit),
-            (Verdict::Publish, GraftMode::Rebase) => commits.graft(offer, source, head)?,
-            (Verdict::Publish, GraftMode::Exact) => commits.keep(offer, head)?,
+    for (Offer { asked: offer, .. }, source) in session.offers.iter().zip(&sources) {
+        let (head, verdict) = policy::judge(receiver, offer, source.as_ref())?;
+        let new = match (verdict, source, offer.mode) {
+            (Verdict::Unchanged, ..) => head.unwrap_or(offer.commit),
+            (Verdict::Publish, Some(source), GraftMode::Rebase) => commits.graft(offer, source, head)?,
+            (Verdict::Publish, Some(_), GraftMode::Exact) => commits.keep(offer, head)?,
+            (Verdict::Publish, None, _) => return Err(moved_meanwhile(offer)),
         };
         if verdict == Verdict::Publish {
             moves.push(Move { offer, head, new });
@@ -80,6 +84,14 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
     Ok(Published { refs, notes })
+}
+
+/// Says that a ref which had nothing to publish when the push was opened has now.
+fn moved_meanwhile(offer: &RefOffer) -> ApiError {
+    let detail = format!("The ref `{}` was up to date when the push began, and has been moved since", offer.name);
+    ApiError::new(ErrorCode::RefMoved, detail)
+        .of_ref(&offer.name)
+        .hint("somebody else published to it meanwhile; push again")
 }
 
 /// Takes the publish lock, and finishes a publish that was interrupted before. Returns notes about it.

@@ -25,11 +25,19 @@ pub(crate) const MAX_QUESTION_NAMES: u32 = 65_536;
 /// Most object streams of one push at a time. Each has a blocking thread that inflates and hashes.
 const MAX_STREAMS: u32 = 8;
 
+/// What a push offers to a ref, and what the client was told about it when the push was opened.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) asked: RefOffer,
+    /// Of a ref that is unchanged the client sends nothing, not even the commit.
+    pub(crate) told: Verdict,
+}
+
 /// One push, from its opening to the end of its publication or its connection.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: PushId,
-    pub(crate) offers: Vec<RefOffer>,
+    pub(crate) offers: Vec<Offer>,
     /// Nothing to publish needs no staging area.
     staging: Option<Staging>,
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
@@ -71,7 +79,9 @@ impl Session {
             notes,
         };
         let lock = Mutex::new(Some(lock));
-        Ok((Self { id, offers: request.refs, staging, lock, knowledge: Arc::default() }, answer))
+        let offers = request.refs.into_iter().zip(&answer.refs);
+        let offers = offers.map(|(asked, state)| Offer { asked, told: state.verdict }).collect();
+        Ok((Self { id, offers, staging, lock, knowledge: Arc::default() }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -100,7 +110,7 @@ impl Session {
 
     /// Tells whether the commit is one that a ref is offered.
     pub(crate) fn offers_commit(&self, commit: Checksum) -> bool {
-        self.offers.iter().any(|offer| offer.commit == CommitId(commit))
+        self.offers.iter().any(|offer| offer.asked.commit == CommitId(commit))
     }
 }
 

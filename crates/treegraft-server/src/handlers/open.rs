@@ -20,7 +20,7 @@ pub(super) async fn post(receiver: &Arc<Receiver>, body: Incoming) -> Result<Ans
     if session.has_something_to_publish() && purpose == Purpose::Push {
         let repo = Arc::clone(&receiver.repo);
         let knowledge = Arc::clone(&session.knowledge);
-        let refs: Vec<_> = session.offers.iter().map(|offer| offer.name.clone()).collect();
+        let refs: Vec<_> = session.offers.iter().map(|offer| offer.asked.name.clone()).collect();
         receiver.work.spawn_blocking(move || knowledge.look_ahead(&repo, &refs));
     }
     receiver.add_session(session);

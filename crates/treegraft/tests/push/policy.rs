@@ -26,6 +26,23 @@ fn the_same_tree_again_is_nothing_to_publish() {
 }
 
 #[test]
+fn a_ref_that_is_up_to_date_does_not_hold_up_the_others() {
+    let Some(site) = Site::new() else { return };
+    let worker = site.worker("w", RepoMode::Archive, &site.tree("a", &[("f", "a")]), "a", 1_000);
+    site.worker("w", RepoMode::Archive, &site.tree("b", &[("f", "b")]), "b", 1_000);
+    // Under other names, so that the server has not got the commits themselves.
+    site.push_local(&worker, &["a:x", "b:y"]).ok();
+    let (x, y) = (site.ostree.rev_parse(&site.server, "x"), site.ostree.rev_parse(&site.server, "y"));
+    site.worker("w", RepoMode::Archive, &site.tree("a", &[("f", "a2")]), "a", 2_000);
+    let report = json(&site.push_local(&worker, &["a:x", "b:y", "--json"]).ok());
+    assert_eq!(report["refs"][1]["status"], "unchanged", "its tree is there already: {report}");
+    assert_eq!(site.ostree.rev_parse(&site.server, "y"), y, "the ref that is up to date stays where it is");
+    assert!(site.ostree.log(&site.server, "x").contains(&x), "the other one has a new commit on top");
+    assert_ne!(site.ostree.rev_parse(&site.server, "x"), x, "the other one has moved");
+    site.ostree.fsck(&site.server);
+}
+
+#[test]
 fn an_older_commit_needs_permission() {
     let Some(site) = Site::new() else { return };
     let new = site.worker("new", RepoMode::Archive, &site.tree("t1", &[("a", "new")]), "main", 2_000);
