@@ -20,6 +20,9 @@ use crate::{Checksum, ContentId, DecodeError, FileHeader, FileKind, file_header:
 /// Size of the buffers between stages: large enough that calls do not matter, small enough to stay in the L2 cache.
 const BUFFER_BYTES: usize = 128 << 10;
 
+/// Size of the first read: most objects are smaller, and clearing a buffer for each of them costs more than reading it.
+const FIRST_BUFFER_BYTES: usize = 8 << 10;
+
 /// Why a `.filez` could not be processed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilezError {
@@ -101,7 +104,7 @@ pub fn copy(
     let mut hasher = Sha256::new_with_prefix(header.encode_bare());
     if header.kind == FileKind::Regular {
         let mut inflater = Inflater::new(content_bytes);
-        let mut input = vec![0; BUFFER_BYTES];
+        let mut input = vec![0; FIRST_BUFFER_BYTES];
         loop {
             let count = read_some(source, &mut input)?;
             if count == 0 {
@@ -113,6 +116,7 @@ pub fn copy(
                 hasher.update(plain);
                 content.write_all(plain).map_err(FilezError::Write)
             })?;
+            input.resize(BUFFER_BYTES, 0);
         }
         inflater.finish()?;
     } else if read_some(source, &mut [0])? != 0 {
@@ -140,7 +144,10 @@ struct Inflater {
 
 impl Inflater {
     fn new(promised_bytes: u64) -> Self {
-        Self { decompress: Decompress::new(false), output: vec![0; BUFFER_BYTES], promised_bytes, is_ended: false }
+        // One byte more than promised, so that a byte too many is seen at once.
+        let buffer_bytes =
+            usize::try_from(promised_bytes).map_or(BUFFER_BYTES, |promised| promised.min(BUFFER_BYTES - 1) + 1);
+        Self { decompress: Decompress::new(false), output: vec![0; buffer_bytes], promised_bytes, is_ended: false }
     }
 
     fn feed(
