@@ -77,7 +77,7 @@ impl Bench {
             down_bytes_per_sec: Some(LONG_BYTES_PER_SEC),
         };
         let empty = self.work.join("empty");
-        self.treegraft(&["init".as_ref(), empty.as_os_str()])?;
+        shell::run(shell::command(&self.treegraft).arg("init").arg(&empty))?;
         let mut first = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             first[0].push(self.push(&empty, "repo-1", here)?);
@@ -87,7 +87,7 @@ impl Bench {
         report("first push, loopback", "rsync + flatpak build-commit-from", &first[1]);
 
         let base = self.work.join("base");
-        self.copy(&empty, &base)?;
+        link_copy(&empty, &base)?;
         self.push_into(&base, "repo-1", self.sshd.port())?;
         let mut update = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..rounds {
@@ -106,7 +106,7 @@ impl Bench {
     /// Pushes into a copy of a server's repository.
     fn push(&self, server: &Path, version: &str, link: LinkOptions) -> Result<Sample, TaskError> {
         let copy = self.work.join("server");
-        self.copy(server, &copy)?;
+        link_copy(server, &copy)?;
         let link = SlowLink::start(self.sshd.addr(), link);
         let mut sample = self.push_into(&copy, version, link.port())?;
         sample.up_bytes = link.carried_bytes(Direction::Up);
@@ -136,7 +136,7 @@ impl Bench {
     /// What people do without a push: everything to an empty place, then on top of the branch.
     fn rsync_and_commit_from(&self, server: &Path, link: LinkOptions) -> Result<Sample, TaskError> {
         let (copy, incoming) = (self.work.join("server"), self.work.join("incoming"));
-        self.copy(server, &copy)?;
+        link_copy(server, &copy)?;
         let _ = fs::remove_dir_all(&incoming);
         make_folder(&incoming)?;
         let link = SlowLink::start(self.sshd.addr(), link);
@@ -150,7 +150,7 @@ impl Bench {
 
     fn rsync_objects(&self, server: &Path, link: LinkOptions) -> Result<Sample, TaskError> {
         let copy = self.work.join("server");
-        self.copy(server, &copy)?;
+        link_copy(server, &copy)?;
         let link = SlowLink::start(self.sshd.addr(), link);
         let mut rsync = self.rsync(&link, &self.data.join("repo-2/objects"), &copy.join("objects"));
         let seconds = timed(rsync.arg("--ignore-existing"))?;
@@ -172,20 +172,16 @@ impl Bench {
         let seconds = timed(&mut ssh)?;
         Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up), client_mib: None, server_mib: None })
     }
+}
 
-    /// Copies a repository by hard links: objects never change, everything else is replaced, not written to.
-    fn copy(&self, from: &Path, to: &Path) -> Result<(), TaskError> {
-        let _ = fs::remove_dir_all(to);
-        shell::run(shell::command("cp").arg("-al").arg(from).arg(to))?;
-        let _ = fs::remove_file(to.join(".lock"));
-        let _ = fs::remove_dir_all(to.join(".treegraft"));
-        // The next run must not wait for what this one left to be written.
-        shell::run(&mut shell::command("sync"))
-    }
-
-    fn treegraft(&self, args: &[&std::ffi::OsStr]) -> Result<(), TaskError> {
-        shell::run(shell::command(&self.treegraft).args(args))
-    }
+/// Copies a repository by hard links: objects never change, everything else is replaced, not written to.
+fn link_copy(from: &Path, to: &Path) -> Result<(), TaskError> {
+    let _ = fs::remove_dir_all(to);
+    shell::run(shell::command("cp").arg("-al").arg(from).arg(to))?;
+    let _ = fs::remove_file(to.join(".lock"));
+    let _ = fs::remove_dir_all(to.join(".treegraft"));
+    // The next run must not wait for what this one left to be written.
+    shell::run(&mut shell::command("sync"))
 }
 
 /// Runs a program and writes the peak memory of its process to a file, in KiB.

@@ -49,6 +49,7 @@ impl Flatpak {
 
     /// Runs the program and returns how it ended, well or not.
     #[track_caller]
+    #[must_use = "a run that nobody looks at proves nothing; call `ok` or `failed`"]
     pub fn run_raw<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
         Run::of(self.command().args(args))
     }

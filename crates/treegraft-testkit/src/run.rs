@@ -6,7 +6,6 @@ use std::thread;
 
 /// A finished program: how it ended and what it wrote.
 #[derive(Debug, Clone)]
-#[must_use = "a run that nobody looks at proves nothing; call `ok` or `failed`"]
 pub struct Run {
     command_line: String,
     status: ExitStatus,
@@ -19,6 +18,7 @@ pub struct Run {
 impl Run {
     /// Runs the command to its end, with no standard input.
     #[track_caller]
+    #[must_use = "a run that nobody looks at proves nothing; call `ok` or `failed`"]
     pub fn of(command: &mut Command) -> Self {
         let command_line = format!("{command:?}");
         match command.stdin(Stdio::null()).output() {
@@ -31,6 +31,7 @@ impl Run {
     ///
     /// A program that stops reading early is no error here; what it says about it is in the result.
     #[track_caller]
+    #[must_use = "a run that nobody looks at proves nothing; call `ok` or `failed`"]
     pub fn with_input(command: &mut Command, input: &[u8]) -> Self {
         let command_line = format!("{command:?}");
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -63,6 +64,7 @@ impl Run {
 
     /// Returns the run, and panics with all of its output unless it succeeded.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "the assertion is the point, the output may be of no interest")]
     pub fn ok(self) -> Self {
         assert!(self.success(), "the program must succeed\n{}", self.report());
         self
@@ -72,6 +74,7 @@ impl Run {
     ///
     /// That a program failed says little: check its exit code or message too.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "the assertion is the point, the output may be of no interest")]
     pub fn failed(self) -> Self {
         assert!(!self.success(), "the program must fail\n{}", self.report());
         self

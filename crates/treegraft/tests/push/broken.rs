@@ -4,7 +4,7 @@ use std::fs;
 
 use treegraft_testkit::{Direction, LinkOptions, RepoMode, SlowLink, SplitMix64, Sshd};
 
-use crate::site::{Site, json, objects};
+use crate::site::{Site, is_content, json, objects};
 
 /// Makes a tree of `count` files that do not compress.
 fn incompressible_tree(site: &Site, count: usize, bytes: usize) -> std::path::PathBuf {
@@ -57,7 +57,7 @@ fn what_was_received_before_a_cut_is_not_sent_again() {
 fn a_damaged_object_is_named_and_nothing_is_published() {
     let Some(site) = Site::new() else { return };
     let worker = site.worker("w", RepoMode::Archive, &site.tree("t", &[("a", "1"), ("b", "2")]), "main", 1_000);
-    let object = objects(&worker).into_iter().find(|object| object.ends_with(".filez")).expect("there are files");
+    let object = objects(&worker).into_iter().find(|object| is_content(object)).expect("there are files");
     let path = worker.join("objects").join(&object);
     let mut bytes = fs::read(&path).expect("an object can be read");
     let last = bytes.len() - 1;

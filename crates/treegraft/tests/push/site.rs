@@ -45,11 +45,13 @@ impl Site {
     }
 
     /// Runs the program.
+    #[must_use]
     pub(crate) fn treegraft<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
         Run::of(self.env.command(TREEGRAFT).args(args))
     }
 
     /// Pushes to the server's repository on this machine.
+    #[must_use]
     pub(crate) fn push_local(&self, worker: &Path, args: &[&str]) -> Run {
         let mut command = self.env.command(TREEGRAFT);
         command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker);
@@ -57,11 +59,13 @@ impl Site {
     }
 
     /// Pushes through ssh. The far side runs the same program with the server's configuration.
+    #[must_use]
     pub(crate) fn push_ssh(&self, sshd: &Sshd, worker: &Path, args: &[&str]) -> Run {
         self.push_ssh_through(sshd, sshd.port(), worker, args)
     }
 
     /// Pushes through ssh at another port, behind which there is a link to the real one.
+    #[must_use]
     pub(crate) fn push_ssh_through(&self, sshd: &Sshd, port: u16, worker: &Path, args: &[&str]) -> Run {
         Run::of(&mut self.push_ssh_command(sshd, port, worker, args))
     }
@@ -132,4 +136,9 @@ pub(crate) fn objects(repo: &Path) -> std::collections::BTreeSet<String> {
 /// Returns the JSON document that a push printed.
 pub(crate) fn json(run: &Run) -> serde_json::Value {
     serde_json::from_str(&run.text()).unwrap_or_else(|error| panic!("the output is JSON ({error}): {}", run.report()))
+}
+
+/// Tells whether an object's path is that of a content object.
+pub(crate) fn is_content(object: &str) -> bool {
+    Path::new(object).extension().is_some_and(|extension| extension == "filez")
 }

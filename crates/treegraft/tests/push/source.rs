@@ -7,7 +7,7 @@ use treegraft_testkit::{
     tree::{Directory, TreeShape},
 };
 
-use crate::site::{Site, json, objects};
+use crate::site::{Site, is_content, json, objects};
 
 /// Which modes can hold the trees of this test without root's rights or extended attributes.
 const MODES: [(&str, RepoMode); 3] =
@@ -51,7 +51,7 @@ fn a_worker_needs_only_what_the_server_lacks() {
     fs::write(tree.join("changed/c"), "5").expect("a file can be written");
     site.worker("w", RepoMode::Archive, &tree, "main", 3_000);
     let new: Vec<String> = objects(&worker).difference(&objects(&site.server)).cloned().collect();
-    let lost = new.iter().find(|object| object.ends_with(".filez")).expect("a file is new");
+    let lost = new.iter().find(|object| is_content(object)).expect("a file is new");
     fs::remove_file(worker.join("objects").join(lost)).expect("an object can be removed");
     let run = site.push_local(&worker, &["main"]);
     let checksum = lost.replace('/', "").replace(".filez", "");
