@@ -273,6 +273,50 @@ fn several_dead_areas_become_one() {
 }
 
 #[test]
+fn a_success_leaves_to_others_what_they_wait_to_resume() {
+    let Some((ostree, pair, own)) = pair() else { return };
+    let other = commit(&ostree, &pair.source, "other", "the second");
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let (interrupted, pushed) = (closure(&source, other), closure(&source, own));
+    let stage_both = || {
+        let (staging, _) = open_staging(&repo);
+        stage_all(&staging, &source, &interrupted);
+        stage_all(&staging, &source, &[own.into()]);
+        drop(staging);
+        let (staging, resumed) = open_staging(&repo);
+        stage_all(&staging, &source, &pushed);
+        (staging, resumed.objects)
+    };
+    let written_secs = |staging: &Staging| {
+        let modified =
+            fs::metadata(staging.path().join(ObjectName::from(other).loose_path("filez").replace("objects/", "")));
+        let modified = modified.and_then(|data| data.modified()).expect("it is there");
+        modified.duration_since(std::time::UNIX_EPOCH).expect("it is after 1970").as_secs()
+    };
+    let waiting = interrupted.iter().filter(|name| !pushed.contains(name)).count() as u64;
+    let shared = interrupted.len() as u64 - waiting;
+
+    let (staging, resumed) = stage_both();
+    assert_eq!(resumed, waiting + shared + 1, "all of the interrupted push, and a commit that was tried before");
+    let young_secs = written_secs(&staging);
+    staging.retire(&repo, &[own], young_secs).expect("it can be ended");
+    let (staging, resumed) = open_staging(&repo);
+    assert_eq!(
+        resumed.objects,
+        waiting + shared,
+        "what was adopted stays but for the pushed commit, what was staged goes"
+    );
+    let limit_secs = written_secs(&staging) + treegraft_repo::MAX_LEFTOVER_AGE_SECS;
+    staging.retire(&repo, &[own], limit_secs + 60).expect("it can be ended");
+    assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "a day later nothing is left");
+
+    let (staging, _) = stage_both();
+    ostree.pull_local(&pair.target, &pair.source, &["other"]);
+    staging.retire(&repo, &[own], young_secs).expect("it can be ended");
+    assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "what was published meanwhile is of no use to anybody");
+}
+
+#[test]
 fn two_live_pushes_do_not_touch_each_other() {
     let Some((_ostree, pair, id)) = pair() else { return };
     let (repo, source) = (open(&pair.target), open(&pair.source));

@@ -1,6 +1,7 @@
 //! Making staging areas, adopting dead ones, deleting them.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,7 +15,7 @@ use rustix::{
 };
 use treegraft_object::{ObjectKind, ObjectName, verify};
 
-use super::{Resumed, StagingError, stat};
+use super::{StagingError, stat};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
     durable::{self, open_dir, rename_new},
@@ -35,22 +36,38 @@ pub(super) struct Owned {
     pub(super) lock: FileLock,
 }
 
+/// The objects of dead staging areas.
+#[derive(Debug, Default)]
+pub(super) struct Adopted {
+    pub(super) names: HashSet<ObjectName>,
+    /// Their size on disk in bytes.
+    pub(super) bytes: u64,
+}
+
+impl Adopted {
+    fn add(&mut self, name: ObjectName, bytes: u64) {
+        if self.names.insert(name) {
+            self.bytes += bytes;
+        }
+    }
+}
+
 /// Opens a staging area in `root` that holds all objects of dead ones.
 ///
 /// The first dead one of the running boot is taken over as it is, which renames nothing.
-pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Resumed), StagingError> {
+pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Adopted), StagingError> {
     let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
     let boot_id = boot_id::current().map_err(fail)?;
     let mut own: Option<Owned> = None;
-    let mut resumed = Resumed::default();
+    let mut adopted = Adopted::default();
     for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
         let Some(dead) = lock(root, root_path, &name)? else { continue };
         let is_same_boot = read_boot_id(dead.dir.as_fd()).map_err(fail)?.as_deref() == Some(&boot_id);
-        let count = match &own {
+        let taken = match &own {
             None if is_same_boot => {
-                let count = take_over(&dead);
+                let taken = take_over(&dead, &mut adopted);
                 own = Some(dead);
-                count
+                taken
             }
             _ => {
                 let into = match own.take() {
@@ -58,18 +75,16 @@ pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Res
                     None => create(root, root_path, &boot_id)?,
                 };
                 let into = own.insert(into);
-                merge(root, &dead, into, root_path, is_same_boot)
+                merge(root, &dead, into, root_path, is_same_boot, &mut adopted)
             }
         };
-        let count = count.map_err(|source| StagingError::Io { path: root_path.join(&name), source })?;
-        resumed.objects += count.objects;
-        resumed.bytes += count.bytes;
+        taken.map_err(|source| StagingError::Io { path: root_path.join(&name), source })?;
     }
     let own = match own {
         Some(own) => own,
         None => create(root, root_path, &boot_id)?,
     };
-    Ok((own, resumed))
+    Ok((own, adopted))
 }
 
 /// Locks a staging area, or returns nothing when it is alive or gone.
@@ -136,38 +151,39 @@ fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
     Ok(std::str::from_utf8(text.trim_ascii_end()).ok().map(str::to_owned))
 }
 
-/// Counts the objects, and deletes everything else but the area's own files.
-fn take_over(own: &Owned) -> io::Result<Resumed> {
-    let mut resumed = Resumed::default();
+/// Lists the objects, and deletes everything else but the area's own files.
+fn take_over(own: &Owned, adopted: &mut Adopted) -> io::Result<()> {
     for_each_file(own.dir.as_fd(), &mut |directory, file| match file.object {
-        Some(_) => {
-            resumed.objects += 1;
-            resumed.bytes += file.bytes;
+        Some(name) => {
+            adopted.add(name, file.bytes);
             Ok(())
         }
         None => Ok(unlinkat(directory, file.name, AtFlags::empty())?),
-    })?;
-    Ok(resumed)
+    })
 }
 
 /// Moves the objects of a dead area into ours, and deletes the area.
-fn merge(root: BorrowedFd<'_>, dead: &Owned, own: &Owned, root_path: &Path, is_same_boot: bool) -> io::Result<Resumed> {
+fn merge(
+    root: BorrowedFd<'_>,
+    dead: &Owned,
+    own: &Owned,
+    root_path: &Path,
+    is_same_boot: bool,
+    adopted: &mut Adopted,
+) -> io::Result<()> {
     let path = root_path.join(&dead.name);
     let loose = LooseDir::new(dead.dir.as_fd(), &path, Mode::Archive);
-    let mut resumed = Resumed::default();
     for_each_file(dead.dir.as_fd(), &mut |_, file| {
         let Some(name) = file.object else { return Ok(()) };
         if !is_same_boot && !passes_again(loose, name)? {
             return Ok(());
         }
         if move_object(dead, own, name)? {
-            resumed.objects += 1;
-            resumed.bytes += file.bytes;
+            adopted.add(name, file.bytes);
         }
         fault::point("staging:adopted")
     })?;
-    delete(root, &dead.name, dead.dir.as_fd())?;
-    Ok(resumed)
+    delete(root, &dead.name, dead.dir.as_fd())
 }
 
 /// Moves an object. Tells whether it was not in our area before.
@@ -200,6 +216,25 @@ fn passes_again(loose: LooseDir<'_>, name: ObjectName) -> io::Result<bool> {
     }
 }
 
+/// Deletes what `is_kept` does not want, given an object and when it was written (in seconds since 1970 UTC). Tells whether
+/// anything is left.
+pub(super) fn sweep(
+    dir: BorrowedFd<'_>,
+    is_kept: &mut dyn FnMut(ObjectName, i64) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let mut is_any_left = false;
+    for_each_file(dir, &mut |directory, file| {
+        if let Some(name) = file.object
+            && is_kept(name, file.modified_secs)?
+        {
+            is_any_left = true;
+            return Ok(());
+        }
+        Ok(unlinkat(directory, file.name, AtFlags::empty())?)
+    })?;
+    Ok(is_any_left)
+}
+
 /// Deletes a staging area whose lock the caller holds; the lock's file goes last.
 pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
     for_each_file(dir, &mut |directory, file| Ok(unlinkat(directory, file.name, AtFlags::empty())?))?;
@@ -225,6 +260,7 @@ struct FoundFile<'a> {
     /// Nothing for what was being received.
     object: Option<ObjectName>,
     bytes: u64,
+    modified_secs: i64,
 }
 
 fn for_each_file(
@@ -239,7 +275,7 @@ fn for_each_file(
             let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
             let object = LoosePath::parse(&directory, &name, Mode::Archive).filter(|_| is_file);
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-            each(opened.as_fd(), FoundFile { name: &name, object, bytes })?;
+            each(opened.as_fd(), FoundFile { name: &name, object, bytes, modified_secs: stat.st_mtime })?;
         }
     }
     Ok(())

@@ -21,6 +21,12 @@
 //! are as they were named. Those of another boot may have lost their data, so each is verified again and dropped if it does
 //! not pass. Objects that were being received have no name yet and are deleted.
 //!
+//! # What a success leaves
+//!
+//! [`Staging::retire`] deletes the area of a push that was published, but for what was adopted from other pushes and is of
+//! use to them still: an area with only that stays, dead, for whoever comes next. Objects get no younger by it: a day
+//! ([`MAX_LEFTOVER_AGE_SECS`]) after they were received they are deleted.
+//!
 //! # Cost
 //!
 //! A small object is verified in memory and costs five system calls: create, write, mode, rename, close. On ext4 a named
@@ -32,6 +38,7 @@ mod incoming;
 mod view;
 
 use std::{
+    collections::HashSet,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -46,9 +53,12 @@ use treegraft_object::{
 
 pub use view::StagedView;
 
-use self::{adopt::Owned, incoming::Incoming};
+use self::{
+    adopt::{Adopted, Owned},
+    incoming::Incoming,
+};
 use crate::{
-    FileLock, LockError, Mode, ReadError, Repo,
+    FileLock, Find, LockError, Mode, ReadError, Repo,
     durable::{self, Durability},
     find::is_temporary,
     free_space::FreeSpace,
@@ -56,9 +66,14 @@ use crate::{
     store::LooseDir,
 };
 
+/// How long objects of an interrupted push wait for its next try while other pushes succeed, in seconds: a day, in which a
+/// CI job that failed over night is started again.
+pub const MAX_LEFTOVER_AGE_SECS: u64 = 24 * 60 * 60;
+
 /// The objects of one push, verified but not published. Shared by all threads that receive.
 ///
-/// Dropping it keeps the objects for the next push; [`remove`](Self::remove) deletes them.
+/// Dropping it keeps the objects for the next push; [`retire`](Self::retire) keeps those of others, [`remove`](Self::remove)
+/// none.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
@@ -70,6 +85,8 @@ pub struct Staging {
     /// Full when each object is to be synced by itself.
     per_object: Durability,
     next_temporary: AtomicU64,
+    /// What interrupted pushes have left.
+    adopted: HashSet<ObjectName>,
     /// Released last.
     lock: FileLock,
 }
@@ -191,14 +208,15 @@ impl Staging {
         let parent =
             durable::make_dirs(private.as_fd(), "staging", rustix::fs::Mode::RWXU, durability).map_err(fail)?;
         let root = private_dir::path(repo).join("staging");
-        let (Owned { name, dir, lock }, resumed) = adopt::open(parent.as_fd(), &root)?;
+        let (Owned { name, dir, lock }, Adopted { names: adopted, bytes }) = adopt::open(parent.as_fd(), &root)?;
+        let resumed = Resumed { objects: adopted.len() as u64, bytes };
         let path = root.join(&name);
         let free_space = FreeSpace::sample(dir.as_fd(), repo.config().min_free_space)
             .map_err(|source| StagingError::Io { path: path.clone(), source })?;
         let is_synced_alone = repo.config().per_object_fsync && durability == Durability::Full;
         let per_object = if is_synced_alone { Durability::Full } else { Durability::None };
         let next_temporary = AtomicU64::new(0);
-        Ok((Self { path, dir, parent, name, free_space, per_object, next_temporary, lock }, resumed))
+        Ok((Self { path, dir, parent, name, free_space, per_object, next_temporary, adopted, lock }, resumed))
     }
 
     /// Tells whether the object is staged. What is in the repository is not looked at.
@@ -263,9 +281,31 @@ impl Staging {
         StagedView::new(self, repo)
     }
 
-    /// Deletes the staging area and the objects that are left in it.
+    /// Ends the staging area of a push that was published.
     ///
-    /// To be called after a publish. What was adopted from other pushes and not published is deleted as well.
+    /// Deletes what the push has staged and not published, `pushed` with their detached metadata, and what `repo` has. What
+    /// was adopted from other pushes besides stays for their next try, up to [`MAX_LEFTOVER_AGE_SECS`] after it was received.
+    /// `now_secs` is the time in seconds since 1970 UTC.
+    pub fn retire(self, repo: &Repo, pushed: &[CommitId], now_secs: u64) -> Result<(), StagingError> {
+        let is_of_push = |name: ObjectName| {
+            matches!(name.kind, ObjectKind::Commit | ObjectKind::CommitMeta)
+                && pushed.contains(&CommitId(name.checksum))
+        };
+        let is_young = |modified_secs: i64| {
+            // A time in the future is that of a clock that was set back.
+            let modified_secs = u64::try_from(modified_secs).unwrap_or(0);
+            now_secs.saturating_sub(modified_secs) < MAX_LEFTOVER_AGE_SECS
+        };
+        let mut is_kept = |name: ObjectName, modified_secs| {
+            let is_of_another = self.adopted.contains(&name) && !is_of_push(name);
+            Ok(is_of_another && is_young(modified_secs) && !repo.has(name).map_err(io::Error::other)?)
+        };
+        let is_any_left = adopt::sweep(self.dir.as_fd(), &mut is_kept)
+            .map_err(|source| StagingError::Io { path: self.path.clone(), source })?;
+        if is_any_left { Ok(()) } else { self.remove() }
+    }
+
+    /// Deletes the staging area and the objects that are left in it, whosever they are.
     pub fn remove(self) -> Result<(), StagingError> {
         let fail = |source| StagingError::Io { path: self.path.clone(), source };
         adopt::delete(self.parent.as_fd(), &self.name, self.dir.as_fd()).map_err(fail)
