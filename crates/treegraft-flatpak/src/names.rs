@@ -36,6 +36,14 @@ pub fn is_flatpak_ref(name: &RefName) -> bool {
     kind_and_rest(name.as_str()).is_some()
 }
 
+/// Tells whether a repository makes the ref by itself: Flatpak's appstream branches, and libostree's `ostree-metadata`.
+///
+/// They are made from the other refs of the same repository, so that those of another one mean nothing in it.
+pub fn is_generated_ref(name: &RefName) -> bool {
+    let name = name.as_str();
+    name == "ostree-metadata" || name.starts_with("appstream/") || name.starts_with("appstream2/")
+}
+
 fn kind_and_rest(name: &str) -> Option<(FlatpakKind, &str)> {
     [FlatpakKind::App, FlatpakKind::Runtime]
         .into_iter()

@@ -2,11 +2,9 @@
 
 use std::{path::Path, str::FromStr};
 
+use treegraft_flatpak::is_generated_ref;
 use treegraft_object::{Commit, CommitId, InvalidName, RefName};
 use treegraft_repo::{Find, OpenError, ReadError, RefError, Repo};
-
-/// Branches that a server makes by itself: not among the refs that are pushed when none is named.
-const GENERATED_REFS: [&str; 3] = ["appstream/", "appstream2/", "ostree-metadata"];
 
 /// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +77,8 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Opens a repository and finds the commits of `refs`; all of its refs when none is named.
+    /// Opens a repository and finds the commits of `refs`; when none is named, of all but those that repositories make by
+    /// themselves.
     pub fn open(path: &Path, refs: &[PushRef]) -> Result<Self, SourceError> {
         let repo = Repo::open(path)?;
         let existing = repo.refs()?;
@@ -95,8 +94,7 @@ impl Source {
             wanted.push((local.clone(), target.clone(), id));
         }
         if refs.is_empty() {
-            let is_pushed = |name: &str| !GENERATED_REFS.iter().any(|generated| name.starts_with(generated));
-            let pushed = existing.iter().filter(|(name, _)| is_pushed(name.as_str()));
+            let pushed = existing.iter().filter(|(name, _)| !is_generated_ref(name));
             wanted.extend(pushed.map(|(name, id)| (name.to_string(), name.clone(), *id)));
         }
         if wanted.is_empty() {

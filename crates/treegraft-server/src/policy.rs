@@ -1,7 +1,7 @@
 //! What may become of a ref: the server's settings against what a push asks for.
 
 use jiff::Timestamp;
-use treegraft_flatpak::{FlatpakRef, GraftOptions};
+use treegraft_flatpak::{FlatpakRef, GraftOptions, is_flatpak_ref, is_generated_ref};
 use treegraft_object::{Commit, CommitId, RefName};
 use treegraft_repo::{Find, ReadError};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefOffer, Verdict};
@@ -10,9 +10,6 @@ use crate::{
     Receiver,
     error::{chain, from_read, from_ref},
 };
-
-/// Refs that the server makes by itself; a pushed one would be replaced by the next update.
-const GENERATED_REFS: [&str; 3] = ["appstream/", "appstream2/", "ostree-metadata"];
 
 /// Most commits that are walked to find the head among a pushed commit's ancestors.
 const MAX_ANCESTRY: usize = 100_000;
@@ -54,16 +51,14 @@ fn check_name(receiver: &Receiver, name: &RefName) -> Result<(), ApiError> {
     let refuse = |reason: String| {
         Err(ApiError::new(ErrorCode::RefName, format!("The ref `{name}` cannot be pushed: {reason}")).of_ref(name))
     };
-    if GENERATED_REFS.iter().any(|generated| {
-        name.as_str() == *generated || (generated.ends_with('/') && name.as_str().starts_with(generated))
-    }) {
+    if is_generated_ref(name) {
         return refuse("the server makes it by itself".to_owned());
     }
     // A name that is there already may stay; a new one must be writable and readable everywhere.
     if !name.is_portable() && receiver.repo.resolve_ref(name).map_err(from_ref)?.is_none() {
         return refuse("a new ref's name must stay within ASCII".to_owned());
     }
-    if treegraft_flatpak::is_flatpak_ref(name)
+    if is_flatpak_ref(name)
         && let Err(error) = FlatpakRef::parse(name)
     {
         return refuse(error.to_string());
