@@ -1,5 +1,7 @@
 //! The commits of a push: whether they are complete, and what becomes of them on their refs.
 
+use std::collections::HashSet;
+
 use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
 use treegraft_object::{Commit, CommitId, DirTreeId, ObjectName, detached, gvariant::Dict};
 use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging};
@@ -8,7 +10,7 @@ use treegraft_wire::{ApiError, ErrorCode, RefOffer};
 use crate::{
     Receiver,
     config::DetachedMetadata,
-    error::{chain, from_read, from_sign, from_staging},
+    error::{chain, from_check, from_read, from_sign, from_staging},
     policy,
     recorded_sizes::RecordedSizes,
     session::Session,
@@ -21,6 +23,7 @@ const MAX_LISTED_MISSING: usize = 5;
 /// Checks and makes commits over what is staged and what is published.
 pub(crate) struct Commits<'p> {
     receiver: &'p Receiver,
+    session: &'p Session,
     staging: &'p Staging,
     view: &'p StagedView<'p>,
     closure: Closure<'p>,
@@ -28,6 +31,8 @@ pub(crate) struct Commits<'p> {
     recorded: RecordedSizes,
     /// The trees that were grafted, with the tree of the head before and with their download size in bytes.
     sized_trees: Vec<(Option<DirTreeId>, DirTreeId, u64)>,
+    /// Commits that are published as they are: two refs may get the same one.
+    kept: HashSet<CommitId>,
     /// Staged objects that the commits need, each once, children before their dirtree.
     objects: Vec<ObjectName>,
 }
@@ -36,15 +41,15 @@ impl<'p> Commits<'p> {
     /// Starts with what the session knows, which is of no use to it any more.
     pub(crate) fn new(
         receiver: &'p Receiver,
-        session: &Session,
+        session: &'p Session,
         staging: &'p Staging,
         view: &'p StagedView<'p>,
     ) -> Self {
         let (known, sizes) = session.knowledge.take();
         let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
         let recorded = RecordedSizes::read(&receiver.repo);
-        let (sized_trees, objects) = (Vec::new(), Vec::new());
-        Self { receiver, staging, view, closure, sizes, recorded, sized_trees, objects }
+        let (sized_trees, kept, objects) = (Vec::new(), HashSet::new(), Vec::new());
+        Self { receiver, session, staging, view, closure, sizes, recorded, sized_trees, kept, objects }
     }
 
     /// Returns the staged objects that have to be published.
@@ -73,7 +78,8 @@ impl<'p> Commits<'p> {
             Ok(false) => {}
             Err(error) => failure = Some(error),
         };
-        let is_complete = self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_read)?;
+        let is_complete =
+            self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_check)?;
         match failure {
             Some(error) => Err(from_read(error)),
             None if is_complete => Ok(commit),
@@ -126,6 +132,9 @@ impl<'p> Commits<'p> {
     /// Signatures of the push stay beside the server's own where the settings say so.
     pub(crate) fn keep(&mut self, offer: &RefOffer, head: Option<CommitId>) -> Result<CommitId, ApiError> {
         for id in policy::added_commits(self.view, offer, head)? {
+            if !self.kept.insert(id) {
+                continue;
+            }
             let commit = self.complete(offer, id)?;
             let published = self.receiver.repo.detached_metadata(id).map_err(from_read)?.unwrap_or_default();
             let metadata = match self.receiver.settings.detached_metadata {
@@ -153,8 +162,11 @@ impl<'p> Commits<'p> {
         Ok(())
     }
 
-    /// Returns the detached metadata that came with a commit.
+    /// Returns the detached metadata that came with a commit of this push. What another push has left is none of its.
     fn staged_metadata(&self, commit: CommitId) -> Result<Option<Dict>, ApiError> {
+        if !self.session.offers_commit(commit.0) {
+            return Ok(None);
+        }
         let name = ObjectName::commit_meta(commit);
         let Some(data) = self.staging.metadata(name).map_err(from_read)? else {
             return Ok(None);

@@ -132,8 +132,14 @@ settings! {
     /// A program and its arguments that update the repository's metadata instead of `flatpak build-update-repo` and
     /// treegraft's own summary. The repository's path is added as the last argument.
     update_command: Vec<String> = Vec::new(), r#"["/usr/local/bin/update-repo", "--quick"]"#;
-    /// Largest object in bytes, as it is stored.
+    /// Largest content object in bytes, as it is stored: compressed.
     max_object_bytes: u64 = 16 << 30, "17179869184";
+    /// Largest file in bytes, unpacked. Compression makes up to a thousand times more of what is stored, and every client
+    /// unpacks it.
+    max_content_bytes: u64 = 16 << 30, "17179869184";
+    /// Largest commit, dirtree or dirmeta in bytes, at most 134217728. Up to 8 are in memory at a time for a push; 32 MiB are
+    /// a directory of some 400,000 files.
+    max_metadata_bytes: u64 = 32 << 20, "33554432";
     /// Most refs in one push.
     max_refs: usize = 10_000, "10000";
 }

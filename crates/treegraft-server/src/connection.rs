@@ -11,6 +11,7 @@ use crate::{
     Receiver,
     body::{Answer, error_answer},
     handlers,
+    pushes::Pushes,
 };
 
 /// Requests that may be open at a time on one connection: object streams, questions, and some room.
@@ -24,16 +25,38 @@ const SEND_BUFFER_BYTES: usize = 1 << 20;
 #[error("The connection to the client broke")]
 pub struct ServeError(#[from] hyper::Error);
 
+/// One client: the repository that it pushes to, and its pushes.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) receiver: Arc<Receiver>,
+    pub(crate) pushes: Pushes,
+}
+
+/// Closes a connection's pushes when it ends, and also when serving it is given up.
+struct Closing(Arc<Connection>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.pushes.close();
+    }
+}
+
 /// Answers all requests of one connection with HTTP/2 until the client closes it.
+///
+/// The pushes of the connection end with it and give up their locks; publications that have begun go on.
 pub async fn serve_connection<I>(receiver: Arc<Receiver>, io: I) -> Result<(), ServeError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    serve(io, move |request| {
-        let receiver = Arc::clone(&receiver);
-        async move { handlers::answer(&receiver, request).await }
-    })
-    .await
+    let connection = Arc::new(Connection { receiver, pushes: Pushes::new() });
+    let closing = Closing(Arc::clone(&connection));
+    let served = serve(io, move |request| {
+        let connection = Arc::clone(&connection);
+        async move { handlers::answer(&connection, request).await }
+    });
+    let served = served.await;
+    drop(closing);
+    served
 }
 
 /// Answers all requests of one connection with `error`, until the client closes it.

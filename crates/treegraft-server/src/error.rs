@@ -7,7 +7,7 @@
 
 use std::{error::Error, fmt::Write as _};
 
-use treegraft_object::verify::VerifyError;
+use treegraft_object::{ObjectName, verify::VerifyError};
 use treegraft_repo::{
     LockError, PublishError, ReadError, RefError, StagingError, TransactionError, deltas::DeltaError,
     summary::SummaryError,
@@ -28,6 +28,17 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 
 pub(crate) fn from_read(error: ReadError) -> ApiError {
     ApiError::new(ErrorCode::Repository, chain(&error)).hint("run `treegraft fsck` on the server")
+}
+
+/// An error of looking whether a pushed commit is complete: what is wrong with its tree is not the server's fault.
+pub(crate) fn from_check(error: ReadError) -> ApiError {
+    match &error {
+        ReadError::TooDeep { dirtree, .. } => ApiError {
+            rule: Some(error.code().to_owned()),
+            ..ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&ObjectName::from(*dirtree))
+        },
+        _ => from_read(error),
+    }
 }
 
 pub(crate) fn from_ref(error: RefError) -> ApiError {
@@ -64,7 +75,9 @@ pub(crate) fn from_staging(error: StagingError) -> ApiError {
         }
         StagingError::NoSpace { .. } => ApiError::new(ErrorCode::NoSpace, detail)
             .hint("make room on the server, or lower `core.min-free-space-percent`"),
-        StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail).of_object(&name),
+        StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail)
+            .of_object(&name)
+            .hint("the server's administrator can raise `max-object-bytes` for this repository"),
         _ => ApiError::new(ErrorCode::Repository, detail),
     }
 }
@@ -81,6 +94,9 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
             .of_ref(&target)
             .hint("somebody else published to it meanwhile; push again"),
         TransactionError::Unfinished { .. } => ApiError::new(ErrorCode::Unfinished, detail),
+        TransactionError::TooManyRefs { .. } => {
+            ApiError::new(ErrorCode::TooLarge, detail).hint("refs under extra collection ids count as well")
+        }
         _ => ApiError::new(ErrorCode::Repository, detail),
     }
 }

@@ -5,8 +5,8 @@
 //!   one connection; whether that is an ssh session's pipes, an in-memory pipe or a socket makes no difference.
 //! * `handlers`: one file per request of the protocol. They are asynchronous and short; the work is done by synchronous
 //!   code on blocking threads.
-//! * `session`: one push: its locks and its staging area; `knowledge` is what it has found in the repository,
-//!   `recorded_sizes` what earlier ones have left for it.
+//! * `pushes`: the pushes of a connection and their bounds. `session`: one push, its locks and its staging area; `knowledge`
+//!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
 //!   holds what is asked for against the settings.
 //!
@@ -29,6 +29,7 @@ mod knowledge;
 mod metadata;
 mod policy;
 mod publish;
+mod pushes;
 mod receiver;
 mod recorded_sizes;
 mod session;

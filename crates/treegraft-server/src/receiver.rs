@@ -1,40 +1,29 @@
 //! One repository that can be pushed to.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 use treegraft_repo::{Mode, OpenError, PublishLock, Repo};
 use treegraft_sign::SigningKeys;
-use treegraft_wire::{ApiError, ErrorCode, PushId};
+use treegraft_wire::ApiError;
 
 use crate::{
     config::Settings,
     error::from_publish,
     metadata, publish,
-    session::Session,
     signing::{self, KeyError},
 };
 
 /// Tells the time in seconds since 1970 UTC.
 pub type Clock = fn() -> u64;
 
-/// One repository, its settings, and the pushes that are open on it.
+/// One repository and its settings.
 #[derive(Debug)]
 pub struct Receiver {
     pub(crate) repo: Arc<Repo>,
     pub(crate) settings: Settings,
     pub(crate) keys: SigningKeys,
     pub(crate) clock: Clock,
-    sessions: Mutex<HashMap<PushId, Arc<Session>>>,
-    next_push: AtomicU64,
     /// Work on blocking threads. It outlives the request that began it, and the connection.
     pub(crate) work: TaskTracker,
 }
@@ -75,9 +64,8 @@ impl Receiver {
             return Err(ReceiverError::NotWritable { path: path.to_owned() });
         }
         let keys = signing::load(&settings)?;
-        let (sessions, next_push) = (Mutex::default(), AtomicU64::new(1));
         let work = TaskTracker::new();
-        Ok(Self { repo: Arc::new(repo), settings, keys, clock, sessions, next_push, work })
+        Ok(Self { repo: Arc::new(repo), settings, keys, clock, work })
     }
 
     /// Returns the repository.
@@ -102,25 +90,5 @@ impl Receiver {
     pub async fn finish(&self) {
         self.work.close();
         self.work.wait().await;
-    }
-
-    pub(crate) fn new_push_id(&self) -> PushId {
-        PushId(self.next_push.fetch_add(1, Ordering::Relaxed).to_string())
-    }
-
-    pub(crate) fn add_session(&self, session: Session) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.insert(session.id.clone(), Arc::new(session));
-    }
-
-    pub(crate) fn session(&self, id: &str) -> Result<Arc<Session>, ApiError> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(&PushId(id.to_owned())).cloned().ok_or_else(|| {
-            ApiError::new(ErrorCode::UnknownPush, format!("There is no open push `{}`", id.escape_debug()))
-        })
-    }
-
-    pub(crate) fn remove_session(&self, id: &PushId) {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,13 +18,14 @@ use crate::{
     error::{from_lock, from_publish, from_staging},
     knowledge::Knowledge,
     policy, publish,
+    pushes::Slot,
 };
 
 /// Most names in one question: a quarter of a million files in four questions, two megabytes each.
 pub(crate) const MAX_QUESTION_NAMES: u32 = 65_536;
 
-/// Most object streams of one push at a time. Each has a blocking thread that inflates and hashes.
-const MAX_STREAMS: u32 = 8;
+/// Most object streams of one connection at a time. Each has a blocking thread that inflates and hashes.
+pub(crate) const MAX_STREAMS: u32 = 8;
 
 /// What a push offers to a ref, and what the client was told about it when the push was opened.
 #[derive(Debug)]
@@ -43,14 +45,48 @@ pub(crate) struct Session {
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
     lock: Mutex<Option<RepoLock>>,
     pub(crate) knowledge: Arc<Knowledge>,
+    streams: Mutex<Streams>,
+    /// One of the connection's pushes, until this one and everything that it has begun is over.
+    _slot: Arc<Slot>,
+}
+
+/// The object streams of a push.
+#[derive(Debug, Default)]
+struct Streams {
+    running: u32,
+    /// Set when the publication begins: what it has checked and signed must not be replaced.
+    is_over: bool,
+}
+
+/// An object stream under way, of a push that cannot be published meanwhile.
+#[derive(Debug)]
+pub(crate) struct RunningStream(Arc<Session>);
+
+impl Deref for RunningStream {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for RunningStream {
+    fn drop(&mut self) {
+        lock(&self.0.streams).running -= 1;
+    }
 }
 
 impl Session {
     /// Opens a push: checks what is asked against the settings, and takes locks and staging area.
-    pub(crate) fn open(receiver: &Receiver, request: OpenRequest) -> Result<(Self, OpenAnswer), ApiError> {
+    pub(crate) fn open(
+        receiver: &Receiver,
+        id: PushId,
+        slot: Arc<Slot>,
+        request: OpenRequest,
+    ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
-        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
         let notes = finish_interrupted_publish(receiver)?;
+        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
         let mut refs = Vec::new();
         for offer in &request.refs {
             let (head, verdict) = policy::judge(receiver, offer, None)?;
@@ -59,11 +95,14 @@ impl Session {
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
         let (staging, resumed) = if is_needed {
             let (staging, resumed) = Staging::open(&receiver.repo).map_err(from_staging)?;
+            // Detached metadata has no checksum: that of an earlier push is not this one's, and is sent again.
+            for offer in &request.refs {
+                staging.forget_commit_meta(offer.commit).map_err(from_staging)?;
+            }
             (Some(staging), Resumed { objects: resumed.objects, bytes: resumed.bytes })
         } else {
             (None, Resumed::default())
         };
-        let id = receiver.new_push_id();
         let answer = OpenAnswer {
             server: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
             push: id.clone(),
@@ -78,10 +117,11 @@ impl Session {
             features: Vec::new(),
             notes,
         };
-        let lock = Mutex::new(Some(lock));
+        let lock = Mutex::new(Some(lock).filter(|_| is_needed));
         let offers = request.refs.into_iter().zip(&answer.refs);
         let offers = offers.map(|(asked, state)| Offer { asked, told: state.verdict }).collect();
-        Ok((Self { id, offers, staging, lock, knowledge: Arc::default() }, answer))
+        let (knowledge, streams) = (Arc::default(), Mutex::default());
+        Ok((Self { id, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -96,16 +136,39 @@ impl Session {
         })
     }
 
+    /// Notes that a stream of objects begins.
+    pub(crate) fn begin_stream(session: Arc<Self>) -> Result<RunningStream, ApiError> {
+        let mut streams = lock(&session.streams);
+        if streams.is_over {
+            return Err(ApiError::new(ErrorCode::UnknownPush, "The push is being published, it takes no more objects"));
+        }
+        streams.running += 1;
+        drop(streams);
+        Ok(RunningStream(session))
+    }
+
+    /// Makes sure that no object comes any more.
+    pub(crate) fn end_streams(&self) -> Result<(), ApiError> {
+        let mut streams = lock(&self.streams);
+        if streams.running > 0 {
+            let detail = "The push cannot be published as long as objects are on their way";
+            return Err(ApiError::new(ErrorCode::BadRequest, detail).hint("wait for the answers to all object streams"));
+        }
+        streams.is_over = true;
+        Ok(())
+    }
+
     /// Gives up the repository's lock once the refs keep what was published.
     ///
     /// A command that updates the repository afterwards may have to prune it.
     pub(crate) fn release_lock(&self) {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.lock).take();
     }
 
-    /// Throws away what the push has staged and not published.
-    pub(crate) fn clean_up(self) -> Result<(), StagingError> {
-        self.staging.map_or(Ok(()), Staging::remove)
+    /// Throws away what the push has staged and not published; what other pushes wait to resume stays.
+    pub(crate) fn clean_up(self, receiver: &Receiver) -> Result<(), StagingError> {
+        let pushed: Vec<_> = self.offers.iter().map(|offer| offer.asked.commit).collect();
+        self.staging.map_or(Ok(()), |staging| staging.retire(&receiver.repo, &pushed, (receiver.clock)()))
     }
 
     /// Tells whether the commit is one that a ref is offered.
@@ -132,10 +195,16 @@ fn check_refs(receiver: &Receiver, offers: &[RefOffer]) -> Result<(), ApiError> 
 }
 
 /// Finishes what a publish left that was interrupted, by this push or another, before anything is said about the refs.
+///
+/// The push's own lock comes after it: a command that updates the repository may have to prune it.
 fn finish_interrupted_publish(receiver: &Receiver) -> Result<Vec<String>, ApiError> {
     if !PublishLock::is_recovery_needed(&receiver.repo).map_err(from_publish)? {
         return Ok(Vec::new());
     }
     let mut lock = PublishLock::acquire(&receiver.repo, &mut |_: Duration| ()).map_err(from_publish)?;
     publish::finish_recovery(receiver, &mut lock)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

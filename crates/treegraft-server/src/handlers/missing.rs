@@ -14,15 +14,24 @@ use super::blocking;
 use crate::{
     Receiver,
     body::{self, Answer},
+    connection::Connection,
     error::from_read,
     session::{MAX_QUESTION_NAMES, Session},
 };
 
-pub(super) async fn post(receiver: &Arc<Receiver>, session: Arc<Session>, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
+    let session = connection.pushes.get(id)?;
+    let slot = connection.pushes.question_slot()?;
     let bytes = body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES).await?;
     let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
-    let owned = Arc::clone(receiver);
-    let presence = blocking(receiver, move || presence(&owned, &session, &names)).await?;
+    drop(bytes);
+    let receiver = Arc::clone(&connection.receiver);
+    let looking = move || {
+        // It is held as long as the thread works, also for a client that does not wait for the answer.
+        let _slot = slot;
+        presence(&receiver, &session, &names)
+    };
+    let presence = blocking(&connection.receiver, looking).await?;
     Ok(body::binary_answer(question::encode_answer(&presence)))
 }
 

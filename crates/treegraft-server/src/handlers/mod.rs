@@ -1,13 +1,12 @@
 //! One file per request of the protocol.
 
-use std::sync::Arc;
-
 use hyper::{Method, Request, body::Incoming};
 use treegraft_wire::{API_ROOT, ApiError, ErrorCode};
 
 use crate::{
     Receiver,
     body::{Answer, error_answer},
+    connection::Connection,
 };
 
 mod missing;
@@ -16,25 +15,21 @@ mod open;
 mod publish;
 
 /// Answers one request.
-pub(crate) async fn answer(receiver: &Arc<Receiver>, request: Request<Incoming>) -> Answer {
-    route(receiver, request).await.unwrap_or_else(|error| error_answer(&error))
+pub(crate) async fn answer(connection: &Connection, request: Request<Incoming>) -> Answer {
+    route(connection, request).await.unwrap_or_else(|error| error_answer(&error))
 }
 
-async fn route(receiver: &Arc<Receiver>, request: Request<Incoming>) -> Result<Answer, ApiError> {
+async fn route(connection: &Connection, request: Request<Incoming>) -> Result<Answer, ApiError> {
     let path = request.uri().path().to_owned();
     let not_found =
         || ApiError::new(ErrorCode::NotFound, format!("There is nothing at `{} {path}`", request.method().as_str()));
     let segments: Vec<&str> =
         path.strip_prefix(API_ROOT).map(|rest| rest.split('/').skip(1).collect()).unwrap_or_default();
     match (request.method(), &segments[..]) {
-        (&Method::POST, ["pushes"]) => open::post(receiver, request.into_body()).await,
-        (&Method::POST, ["pushes", id, "missing"]) => {
-            missing::post(receiver, receiver.session(id)?, request.into_body()).await
-        }
-        (&Method::POST, ["pushes", id, "objects"]) => {
-            objects::post(receiver, receiver.session(id)?, request.into_body()).await
-        }
-        (&Method::POST, ["pushes", id, "publish"]) => Ok(publish::post(receiver, receiver.session(id)?)),
+        (&Method::POST, ["pushes"]) => open::post(connection, request.into_body()).await,
+        (&Method::POST, ["pushes", id, "missing"]) => missing::post(connection, id, request.into_body()).await,
+        (&Method::POST, ["pushes", id, "objects"]) => objects::post(connection, id, request.into_body()).await,
+        (&Method::POST, ["pushes", id, "publish"]) => publish::post(connection, id),
         _ => Err(not_found()),
     }
 }

@@ -1,6 +1,9 @@
 //! `POST /api/v1/pushes/{id}/objects`: takes a stream of objects into the staging area.
 
-use std::{io::Read, sync::Arc};
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
 
 use hyper::{StatusCode, body::Incoming};
 use treegraft_object::limits::{MAX_DETACHED_METADATA_BYTES, MAX_METADATA_BYTES};
@@ -14,14 +17,27 @@ use super::blocking;
 use crate::{
     Receiver,
     body::{self, Answer, BlockingBody},
+    connection::Connection,
     error::from_staging,
     session::Session,
 };
 
-pub(super) async fn post(receiver: &Arc<Receiver>, session: Arc<Session>, body: Incoming) -> Result<Answer, ApiError> {
+/// Where the size of the content is in a `.filez`: behind the frame of 8 bytes, in big-endian order.
+const CONTENT_SIZE_OFFSET: usize = 8;
+const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
+
+pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
+    let session = connection.pushes.get(id)?;
+    let slot = connection.pushes.stream_slot()?;
+    let stream = Session::begin_stream(session)?;
     let body = BlockingBody::new(body);
-    let owned = Arc::clone(receiver);
-    let answer = blocking(receiver, move || take(&owned, &session, body)).await?;
+    let receiver = Arc::clone(&connection.receiver);
+    let taking = move || {
+        // Both are held as long as the thread works, also for a client that does not wait for the answer.
+        let _slot = slot;
+        take(&receiver, &stream, body)
+    };
+    let answer = blocking(&connection.receiver, taking).await?;
     Ok(body::json_answer(StatusCode::OK, &answer))
 }
 
@@ -31,9 +47,10 @@ fn take(receiver: &Receiver, session: &Session, body: BlockingBody) -> Result<Ob
     let mut objects = stream::Reader::new(body);
     while let Some((name, mut object)) = objects.next_object().map_err(|error| from_stream(&error))? {
         let staged = if name.kind == ObjectKind::File {
+            let mut object = within_content_limit(receiver, name, &mut object)?;
             staging.stage_content(name, &mut object, receiver.settings.max_object_bytes).map_err(from_staging)?
         } else {
-            let data = read_metadata(session, name, &mut object)?;
+            let data = read_metadata(receiver, session, name, &mut object)?;
             staging.stage_metadata(name, &data).map_err(from_staging)?
         };
         if staged.is_new {
@@ -46,23 +63,65 @@ fn take(receiver: &Receiver, session: &Session, body: BlockingBody) -> Result<Ob
     Ok(answer)
 }
 
-/// Reads a metadata object of a kind that may be pushed, up to the size that its kind may have.
-fn read_metadata(session: &Session, name: ObjectName, object: &mut impl Read) -> Result<Vec<u8>, ApiError> {
-    let limit_bytes = match name.kind {
-        ObjectKind::Commit | ObjectKind::DirTree | ObjectKind::DirMeta => MAX_METADATA_BYTES,
-        ObjectKind::CommitMeta if session.offers_commit(name.checksum) => MAX_DETACHED_METADATA_BYTES,
-        _ => {
-            let detail = format!("`{name}` does not belong to this push");
-            return Err(ApiError::new(ErrorCode::BadRequest, detail).of_object(&name));
+/// Looks at the size that a content object promises before anything of it is unpacked, and gives back the whole object.
+///
+/// A `.filez` never gives more than it promises; what is too short for a promise is refused when it is verified.
+fn within_content_limit<'o, R: Read>(
+    receiver: &Receiver,
+    name: ObjectName,
+    object: &'o mut R,
+) -> Result<impl Read + use<'o, R>, ApiError> {
+    let mut start = Vec::with_capacity(CONTENT_SIZE_END);
+    object
+        .take(CONTENT_SIZE_END as u64)
+        .read_to_end(&mut start)
+        .map_err(|error| from_stream(&error.into()).of_object(&name))?;
+    let promised = start.get(CONTENT_SIZE_OFFSET..CONTENT_SIZE_END).and_then(|bytes| bytes.try_into().ok());
+    let limit_bytes = receiver.settings.max_content_bytes;
+    match promised.map(u64::from_be_bytes) {
+        Some(bytes) if bytes > limit_bytes => {
+            let detail = format!("`{name}` has {bytes} bytes unpacked, at most {limit_bytes} are allowed");
+            Err(ApiError::new(ErrorCode::TooLarge, detail).of_object(&name).hint(administrators("max-content-bytes")))
         }
+        _ => Ok(io::Cursor::new(start).chain(object)),
+    }
+}
+
+/// Reads a metadata object of a kind that may be pushed, up to the size that its kind may have.
+fn read_metadata(
+    receiver: &Receiver,
+    session: &Session,
+    name: ObjectName,
+    object: &mut impl Read,
+) -> Result<Vec<u8>, ApiError> {
+    let refuse = |rule: &str, reason: &str| {
+        let detail = format!("The object `{name}` cannot be pushed: {reason}");
+        ApiError { rule: Some(rule.to_owned()), ..ApiError::new(ErrorCode::BadRequest, detail).of_object(&name) }
+    };
+    let limit_bytes = match name.kind {
+        ObjectKind::Commit | ObjectKind::DirTree | ObjectKind::DirMeta => {
+            receiver.settings.max_metadata_bytes.min(MAX_METADATA_BYTES)
+        }
+        ObjectKind::CommitMeta if session.offers_commit(name.checksum) => MAX_DETACHED_METADATA_BYTES,
+        ObjectKind::CommitMeta => return Err(refuse("foreign-commitmeta", "its commit is not offered by this push")),
+        _ => return Err(refuse("object-kind", "only a repository itself makes such objects")),
     };
     let mut data = Vec::new();
-    let read = object.take(limit_bytes + 1).read_to_end(&mut data).map_err(|error| from_stream(&error.into()))?;
+    let read = object
+        .take(limit_bytes + 1)
+        .read_to_end(&mut data)
+        .map_err(|error| from_stream(&error.into()).of_object(&name))?;
     if read as u64 > limit_bytes {
         let detail = format!("`{name}` has more than {limit_bytes} bytes");
-        return Err(ApiError::new(ErrorCode::TooLarge, detail).of_object(&name));
+        let error = ApiError::new(ErrorCode::TooLarge, detail).of_object(&name);
+        let has_setting = name.kind != ObjectKind::CommitMeta && limit_bytes < MAX_METADATA_BYTES;
+        return Err(if has_setting { error.hint(administrators("max-metadata-bytes")) } else { error });
     }
     Ok(data)
+}
+
+fn administrators(setting: &str) -> String {
+    format!("the server's administrator can raise `{setting}` for this repository")
 }
 
 fn from_stream(error: &StreamError) -> ApiError {

@@ -7,22 +7,29 @@ use treegraft_wire::{ApiError, OpenRequest, Purpose};
 
 use super::blocking;
 use crate::{
-    Receiver,
     body::{self, Answer},
+    connection::Connection,
     session::Session,
 };
 
-pub(super) async fn post(receiver: &Arc<Receiver>, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn post(connection: &Connection, body: Incoming) -> Result<Answer, ApiError> {
+    // Before the body is read: it may be large.
+    let slot = Arc::new(connection.pushes.push_slot()?);
     let request: OpenRequest = body::json(body).await?;
-    let purpose = request.purpose;
-    let owned = Arc::clone(receiver);
-    let (session, answer) = blocking(receiver, move || Session::open(&owned, request)).await?;
+    let (receiver, id, purpose) = (Arc::clone(&connection.receiver), connection.pushes.new_id(), request.purpose);
+    let session_slot = Arc::clone(&slot);
+    let opening = move || Session::open(&receiver, id, session_slot, request);
+    let (session, answer) = blocking(&connection.receiver, opening).await?;
     if session.has_something_to_publish() && purpose == Purpose::Push {
-        let repo = Arc::clone(&receiver.repo);
+        let repo = Arc::clone(&connection.receiver.repo);
         let knowledge = Arc::clone(&session.knowledge);
         let refs: Vec<_> = session.offers.iter().map(|offer| offer.asked.name.clone()).collect();
-        receiver.work.spawn_blocking(move || knowledge.look_ahead(&repo, &refs));
+        connection.receiver.work.spawn_blocking(move || {
+            knowledge.look_ahead(&repo, &refs);
+            // A client that opens and leaves pushes again and again must not pile up looks.
+            drop(slot);
+        });
     }
-    receiver.add_session(session);
+    connection.pushes.add(session);
     Ok(body::json_answer(StatusCode::CREATED, &answer))
 }
