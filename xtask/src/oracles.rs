@@ -1,11 +1,14 @@
 //! The real programs that tests compare with: whether they are there, and how to install them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use crate::{TaskError, shell};
 
 /// Each program with the Debian package that holds it.
-const ORACLES: [(&str, &str); 8] = [
+const ORACLES: [(&str, &str); 9] = [
     ("ostree", "ostree"),
     ("flatpak", "flatpak"),
     ("gpg", "gnupg"),
@@ -13,8 +16,13 @@ const ORACLES: [(&str, &str); 8] = [
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("rsync", "rsync"),
+    ("openssl", "openssl"),
     ("python3", "python3"),
 ];
+
+/// GLib itself, through Debian's Python: what is to be run to see whether it is there, its name and its package.
+const GLIB: ([&str; 3], &str, &str) =
+    (["/usr/bin/python3", "-c", "from gi.repository import GLib"], "GLib for Python", "python3-gi");
 
 /// Folders that hold `sshd` and are not in the `PATH` of ordinary users.
 const EXTRA_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -30,8 +38,16 @@ impl Missing {
     pub(crate) fn find() -> Self {
         let missing = || ORACLES.iter().filter(|(program, _)| !is_installed(program));
         let mut packages: Vec<_> = missing().map(|(_, package)| *package).collect();
+        let mut programs: Vec<_> = missing().map(|(program, _)| *program).collect();
+        let ([python, arguments @ ..], name, package) = GLIB;
+        let mut look = shell::command(python);
+        look.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        if !look.status().is_ok_and(|status| status.success()) {
+            programs.push(name);
+            packages.push(package);
+        }
         packages.dedup();
-        Self { programs: missing().map(|(program, _)| *program).collect(), packages }
+        Self { programs, packages }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
