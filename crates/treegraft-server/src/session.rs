@@ -10,7 +10,8 @@ use std::{
 use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
 use treegraft_wire::{
-    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, PushId, RefOffer, RefState, Repository, Resumed, Verdict,
+    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
+    Verdict,
 };
 
 use crate::{
@@ -101,6 +102,9 @@ impl Session {
             }
             (Some(staging), Resumed { objects: resumed.objects, bytes: resumed.bytes })
         } else {
+            if request.purpose == Purpose::Push && Staging::is_any_there(&receiver.repo) {
+                clear_leftovers(receiver, &request.refs);
+            }
             (None, Resumed::default())
         };
         let answer = OpenAnswer {
@@ -192,6 +196,14 @@ fn check_refs(receiver: &Receiver, offers: &[RefOffer]) -> Result<(), ApiError> 
         Some(offer) => Err(ApiError::new(ErrorCode::BadRequest, format!("The ref `{}` is there twice", offer.name))),
         None => Ok(()),
     }
+}
+
+/// Throws away what an earlier try of this push has left that was interrupted after its refs had moved.
+fn clear_leftovers(receiver: &Receiver, offers: &[RefOffer]) {
+    let pushed: Vec<_> = offers.iter().map(|offer| offer.commit).collect();
+    // What cannot be deleted now is deleted a later time.
+    let _ = Staging::open(&receiver.repo)
+        .and_then(|(staging, _)| staging.retire(&receiver.repo, &pushed, (receiver.clock)()));
 }
 
 /// Finishes what a publish left that was interrupted, by this push or another, before anything is said about the refs.

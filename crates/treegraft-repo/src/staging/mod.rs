@@ -66,6 +66,9 @@ use crate::{
     store::LooseDir,
 };
 
+/// The directory in `.treegraft` with all staging areas.
+const STAGING: &str = "staging";
+
 /// How long objects of an interrupted push wait for its next try while other pushes succeed, in seconds: a day, in which a
 /// CI job that failed over night is started again.
 pub const MAX_LEFTOVER_AGE_SECS: u64 = 24 * 60 * 60;
@@ -205,9 +208,8 @@ impl Staging {
         let fail = |source| StagingError::Io { path: private_dir::path(repo), source };
         let durability = Durability::of(repo);
         let private = private_dir::open(repo).map_err(fail)?;
-        let parent =
-            durable::make_dirs(private.as_fd(), "staging", rustix::fs::Mode::RWXU, durability).map_err(fail)?;
-        let root = private_dir::path(repo).join("staging");
+        let parent = durable::make_dirs(private.as_fd(), STAGING, rustix::fs::Mode::RWXU, durability).map_err(fail)?;
+        let root = private_dir::path(repo).join(STAGING);
         let (Owned { name, dir, lock }, Adopted { names: adopted, bytes }) = adopt::open(parent.as_fd(), &root)?;
         let resumed = Resumed { objects: adopted.len() as u64, bytes };
         let path = root.join(&name);
@@ -217,6 +219,11 @@ impl Staging {
         let per_object = if is_synced_alone { Durability::Full } else { Durability::None };
         let next_temporary = AtomicU64::new(0);
         Ok((Self { path, dir, parent, name, free_space, per_object, next_temporary, adopted, lock }, resumed))
+    }
+
+    /// Tells whether there is any staging area, of a push that is alive or was interrupted.
+    pub fn is_any_there(repo: &Repo) -> bool {
+        std::fs::read_dir(private_dir::path(repo).join(STAGING)).is_ok_and(|mut areas| areas.next().is_some())
     }
 
     /// Tells whether the object is staged. What is in the repository is not looked at.
