@@ -9,7 +9,7 @@ use std::{error::Error, fmt::Write as _};
 
 use treegraft_object::{ObjectName, verify::VerifyError};
 use treegraft_repo::{
-    LockError, PublishError, ReadError, RefError, StagingError, TransactionError, deltas::DeltaError,
+    LockError, PublishError, ReadError, RefEditError, RefError, StagingError, TransactionError, deltas::DeltaError,
     summary::SummaryError,
 };
 use treegraft_sign::SignError;
@@ -94,6 +94,9 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
             .of_ref(&target)
             .hint("somebody else published to it meanwhile; push again"),
         TransactionError::Unfinished { .. } => ApiError::new(ErrorCode::Unfinished, detail),
+        TransactionError::Ref(RefEditError::BelowRef { target, .. } | RefEditError::AboveRefs { target, .. }) => {
+            ApiError::new(ErrorCode::RefName, detail).of_ref(&target)
+        }
         TransactionError::TooManyRefs { .. } => {
             ApiError::new(ErrorCode::TooLarge, detail).hint("refs under extra collection ids count as well")
         }

@@ -54,6 +54,11 @@ fn check_name(receiver: &Receiver, name: &RefName) -> Result<(), ApiError> {
     if is_generated_ref(name) {
         return refuse("the server makes it by itself".to_owned());
     }
+    for parent in parents(name) {
+        if receiver.repo.resolve_ref(&parent).map_err(from_ref)?.is_some() {
+            return refuse(format!("`{parent}` is a ref itself, so that none can be below it"));
+        }
+    }
     // A name that is there already may stay; a new one must be writable and readable everywhere.
     if !name.is_portable() && receiver.repo.resolve_ref(name).map_err(from_ref)?.is_none() {
         return refuse("a new ref's name must stay within ASCII".to_owned());
@@ -64,6 +69,12 @@ fn check_name(receiver: &Receiver, name: &RefName) -> Result<(), ApiError> {
         return refuse(error.to_string());
     }
     Ok(())
+}
+
+/// Returns the names above a ref's, each of which is a directory on disk.
+pub(crate) fn parents(name: &RefName) -> impl Iterator<Item = RefName> {
+    let name = name.as_str();
+    name.match_indices('/').filter_map(|(at, _)| RefName::new(&name[..at]).ok())
 }
 
 fn check_options(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> {

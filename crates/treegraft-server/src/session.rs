@@ -10,8 +10,7 @@ use std::{
 use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
 use treegraft_wire::{
-    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
-    Verdict,
+    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed, Verdict,
 };
 
 use crate::{
@@ -192,10 +191,16 @@ fn check_refs(receiver: &Receiver, offers: &[RefOffer]) -> Result<(), ApiError> 
         return Err(ApiError::new(ErrorCode::TooLarge, detail));
     }
     let mut seen = HashSet::new();
-    match offers.iter().find(|offer| !seen.insert(&offer.name)) {
-        Some(offer) => Err(ApiError::new(ErrorCode::BadRequest, format!("The ref `{}` is there twice", offer.name))),
-        None => Ok(()),
+    if let Some(offer) = offers.iter().find(|offer| !seen.insert(&offer.name)) {
+        return Err(ApiError::new(ErrorCode::BadRequest, format!("The ref `{}` is there twice", offer.name)));
     }
+    for name in offers.iter().map(|offer| &offer.name) {
+        if let Some(parent) = policy::parents(name).find(|parent| seen.contains(parent)) {
+            let detail = format!("The ref `{name}` cannot be pushed beside `{parent}`: no ref can be below another");
+            return Err(ApiError::new(ErrorCode::RefName, detail).of_ref(name));
+        }
+    }
+    Ok(())
 }
 
 /// Throws away what an earlier try of this push has left that was interrupted after its refs had moved.
