@@ -286,8 +286,8 @@ async fn detached_metadata_that_another_push_has_left_is_not_published() {
         let push = planter.opened(&open_request(&offers.each_ref())).await.push.0;
         let mut metadata = Dict::new();
         metadata.set("planted", Variant::bool(true));
-        let planted = [&first, &second].map(|pushed| (ObjectName::commit_meta(pushed.id), metadata.encode()));
-        assert_eq!(planter.objects(&push, &planted).await.status, 200, "it is the metadata of offered commits");
+        let left = [&first, &second].map(|pushed| (ObjectName::commit_meta(pushed.id), metadata.encode()));
+        assert_eq!(planter.objects(&push, &left).await.status, 200, "it is the metadata of offered commits");
         planter.close().await;
 
         let pushed = Pushed { objects: [first.objects.clone(), second.objects.clone()].concat(), ..second.clone() };

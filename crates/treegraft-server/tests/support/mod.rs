@@ -177,9 +177,15 @@ impl Wire {
 
     /// Ends the connection, and waits until the receiver has done what it had begun.
     pub(crate) async fn close(self) {
+        let receiver = Arc::clone(&self.receiver);
+        self.disconnect().await;
+        receiver.finish().await;
+    }
+
+    /// Ends the connection.
+    pub(crate) async fn disconnect(self) {
         drop(self.requests);
         let _ = self.server.await.expect("the server does not panic");
-        self.receiver.finish().await;
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Body) -> Result<Reply, hyper::Error> {
@@ -235,6 +241,19 @@ impl Wire {
 
     pub(crate) async fn publish(&self, push: &str) -> Reply {
         self.post(&format!("pushes/{push}/publish"), Bytes::new()).await
+    }
+
+    /// Begins a publication and gives up its answer once `event` has come.
+    pub(crate) async fn publish_until(&self, push: &str, event: &str) {
+        let uri = format!("http://treegraft/api/v1/pushes/{push}/publish");
+        let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+        let request = Request::builder().method(Method::POST).uri(uri).body(body).expect("a valid request");
+        let response = self.requests.clone().send_request(request).await.expect("there is an answer");
+        let (mut body, mut text) = (response.into_body(), String::new());
+        while !text.contains(&format!("\"event\":\"{event}\"")) {
+            let frame = body.frame().await.expect("the event comes").expect("the connection holds");
+            text += &String::from_utf8_lossy(&frame.into_data().unwrap_or_default());
+        }
     }
 
     /// Pushes as it should be done.

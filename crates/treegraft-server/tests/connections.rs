@@ -1,0 +1,246 @@
+//! Clients that go away, come twice, or want too much at a time.
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use support::{
+    Place, Wire,
+    objects::{Object, Pushed, framed_object},
+    open_request,
+};
+use treegraft_object::{
+    ObjectName,
+    gvariant::{Dict, Variant},
+};
+use treegraft_repo::{LockKind, PublishLock, RepoLock};
+use treegraft_server::config::Settings;
+use treegraft_testkit::Ostree;
+use treegraft_wire::{ErrorCode, OpenAnswer};
+
+/// Reads the objects of a commit as a stream.
+fn stream(objects: &[Object]) -> Vec<u8> {
+    objects.iter().flat_map(|(name, data)| framed_object(*name, data)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_holds_no_lock_and_loses_nothing() {
+    let pushed = Pushed::new("main", "three");
+    let request = open_request(&[&pushed.offer]);
+    for phase in ["open", "asked", "in an object", "between objects", "all sent"] {
+        let place = Place::with_refs().await;
+        let before = place.snapshot();
+        // The receiver stays, as it does in a program that serves several connections.
+        let receiver = place.receiver(Settings::default());
+        let wire = Wire::connect(Arc::clone(&receiver)).await;
+        let push = wire.opened(&request).await.push.0;
+        assert!(!place.is_unlocked(), "a push that is open has its locks");
+        // The dirmeta is in the repository already.
+        let staged = match phase {
+            "asked" => {
+                wire.missing(&push, &[pushed.id.into()]).await;
+                0
+            }
+            "in an object" | "between objects" => {
+                let whole = stream(&pushed.objects[..3]);
+                let cut = if phase == "in an object" { whole.len() - 5 } else { whole.len() };
+                let (sender, answer) = wire.begin_objects(&push);
+                sender.send(Bytes::copy_from_slice(&whole[..cut])).await.expect("it is taken");
+                let complete = if phase == "in an object" { 2 } else { 3 };
+                while place.staged().len() < complete {
+                    tokio::task::yield_now().await;
+                }
+                answer.abort();
+                complete
+            }
+            "all sent" => {
+                wire.objects(&push, &pushed.objects).await;
+                pushed.objects.len()
+            }
+            _ => 0,
+        };
+        wire.close().await;
+        assert!(place.is_unlocked(), "{phase}: the locks are free although the receiver is still there");
+        assert_eq!(place.snapshot(), before, "{phase}: nothing is visible");
+
+        let wire = place.connect().await;
+        let opened = wire.opened(&request).await;
+        assert_eq!(opened.resumed.objects, staged as u64, "{phase}: what had arrived is found");
+        drop(receiver);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_belongs_to_its_connection() {
+    let place = Place::with_refs().await;
+    let receiver = place.receiver(Settings::default());
+    let (one, two) = (Wire::connect(Arc::clone(&receiver)).await, Wire::connect(receiver).await);
+    let push = one.opened(&open_request(&[&Pushed::new("main", "three").offer])).await.push.0;
+    assert_eq!(two.publish(&push).await.code(), ErrorCode::UnknownPush, "another connection does not know it");
+    one.close().await;
+    assert_eq!(two.publish(&push).await.code(), ErrorCode::UnknownPush, "nor when the first one is gone");
+}
+
+/// Its events are lost, but the refs are moved as a whole or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_outlives_its_client() {
+    let place = Place::with_refs().await;
+    let pushed = Pushed::new("main", "three").exact();
+    let head = place.head("main").expect("it was pushed");
+    let child = Pushed::of_root("main", pushed.commit.root_tree, pushed.objects.clone(), Some(head)).exact();
+    let wire = place.connect().await;
+    let push = wire.opened(&open_request(&[&child.offer])).await.push.0;
+    wire.objects(&push, &child.objects).await;
+    // It cannot end before the client is gone: somebody else publishes.
+    let repo = place.repo();
+    let lock = PublishLock::acquire(&repo, &mut |_| ()).expect("nobody else has it");
+    let receiver = Arc::clone(&wire.receiver);
+    wire.publish_until(&push, "waiting").await;
+    wire.disconnect().await;
+    drop(lock);
+    receiver.finish().await;
+    assert_eq!(place.head("main"), Some(child.id), "the ref has moved");
+    assert!(place.is_unlocked(), "and no lock is left");
+    assert_eq!(place.staged(), Vec::<String>::new(), "nor anything staged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_published_once() {
+    let place = Place::with_refs().await;
+    let pushed = Pushed::new("main", "three");
+    let wire = place.connect().await;
+    let push = wire.opened(&open_request(&[&pushed.offer])).await.push.0;
+    wire.objects(&push, &pushed.objects).await;
+    let (one, two) = tokio::join!(wire.publish(&push), wire.publish(&push));
+    let mut results = [one, two].map(|reply| reply.published().map_err(|error| error.code));
+    results.sort_by_key(Result::is_err);
+    assert!(results[0].is_ok(), "one of both publishes: {results:?}");
+    assert_eq!(results[1], Err(ErrorCode::UnknownPush), "the other one comes too late");
+    for path in ["missing", "objects", "publish"] {
+        let reply = wire.post(&format!("pushes/{push}/{path}"), Vec::new()).await;
+        assert_eq!(reply.code(), ErrorCode::UnknownPush, "a push that is published is over: {path}");
+    }
+}
+
+/// Detached metadata has no checksum: coming late, it would replace what the server has signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_not_published_while_objects_are_on_their_way() {
+    let place = Place::with_refs().await;
+    let pushed = Pushed::new("fresh", "three").exact();
+    let wire = place.connect().await;
+    let push = wire.opened(&open_request(&[&pushed.offer])).await.push.0;
+    wire.objects(&push, &pushed.objects).await;
+    let (sender, answer) = wire.begin_objects(&push);
+    sender.send(Bytes::new()).await.expect("it is taken");
+    wait_for_stream(&wire, &push).await;
+
+    let reply = wire.publish(&push).await;
+    assert_eq!(reply.code(), ErrorCode::BadRequest, "a stream is open: {reply:?}");
+    let mut late = Dict::new();
+    late.set("late", Variant::bool(true));
+    let stream = framed_object(ObjectName::commit_meta(pushed.id), &late.encode());
+    sender.send(Bytes::from(stream)).await.expect("the stream goes on");
+    drop(sender);
+    let reply = answer.await.expect("no panic").expect("there is an answer");
+    assert_eq!(reply.status, 200, "the stream was not hurt: {reply:?}");
+    wire.publish(&push).await.published().expect("then it is published");
+    assert_eq!(place.head("fresh"), Some(pushed.id), "with everything that came");
+}
+
+/// Waits until a stream that was begun counts: until publishing is refused, or another stream.
+async fn wait_for_stream(wire: &Wire, push: &str) {
+    // A question that is sent later is answered later only if the stream's head was read before: HTTP/2 keeps the order of
+    // frames, and handlers begin in that order.
+    for _ in 0..3 {
+        wire.missing(push, &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_a_bounded_number_of_everything() {
+    let place = Place::with_refs().await;
+    let wire = place.connect().await;
+    let request = open_request(&[&Pushed::new("main", "three").offer]);
+    let mut pushes = Vec::new();
+    let refusal = loop {
+        let reply = wire.open(&request).await;
+        if reply.status != 201 {
+            break reply.error();
+        }
+        pushes.push(reply.json::<OpenAnswer>().push.0);
+        assert!(pushes.len() <= 100, "the number of pushes must end somewhere");
+    };
+    assert_eq!((refusal.code, pushes.len()), (ErrorCode::TooLarge, 4), "four pushes are enough: {refusal:?}");
+    let areas = std::fs::read_dir(place.path("repo/.treegraft/staging")).expect("it is there").count();
+    assert_eq!(areas, 4, "a refused push has no staging area");
+
+    let streams: Vec<_> = (0..8).map(|index| wire.begin_objects(&pushes[index % 4])).collect();
+    wait_for_stream(&wire, &pushes[0]).await;
+    let reply = wire.objects(&pushes[0], &[]).await;
+    assert_eq!(reply.code(), ErrorCode::TooLarge, "eight streams are enough: {reply:?}");
+    for (sender, answer) in streams {
+        drop(sender);
+        let reply = answer.await.expect("no panic").expect("there is an answer");
+        assert_eq!(reply.status, 200, "the other streams go on: {reply:?}");
+    }
+    assert_eq!(wire.objects(&pushes[0], &[]).await.status, 200, "then there is room again");
+
+    wire.publish(&pushes[3]).await.published().expect_err("nothing was sent");
+    while wire.open(&request).await.status != 201 {
+        // The look at the heads that the push had begun may take a moment longer.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_nothing_to_publish_holds_no_lock() {
+    let place = Place::new();
+    let wire = place.connect().await;
+    wire.push(&Pushed::new("main", "one")).await.expect("a sound push");
+    let opened = wire.opened(&open_request(&[&Pushed::new("main", "one").offer])).await;
+    assert_eq!(opened.refs[0].verdict, treegraft_wire::Verdict::Unchanged, "the same tree is there");
+    assert!(place.is_unlocked(), "nobody has to wait for a push that does nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_during_a_publication_is_told() {
+    fn broken_clock() -> u64 {
+        panic!("this clock is broken");
+    }
+    let place = Place::with_refs().await;
+    let pushed = Pushed::new("main", "three");
+    let wire = Wire::connect(place.receiver_with_clock(Settings::default(), broken_clock)).await;
+    let push = wire.opened(&open_request(&[&pushed.offer])).await.push.0;
+    wire.objects(&push, &pushed.objects).await;
+    let reply = wire.publish(&push).await;
+    let error = reply.published().expect_err("the clock is needed for the summary");
+    assert_eq!(error.code, ErrorCode::Internal, "a mistake of the server is told as such: {error:?}");
+    wire.close().await;
+    assert!(place.is_unlocked(), "a panic leaves no lock");
+
+    // The refs had moved; the next push writes the summary.
+    let opened = place.connect().await.opened(&open_request(&[&pushed.offer])).await;
+    assert_eq!(opened.refs[0].verdict, treegraft_wire::Verdict::Unchanged, "it is published");
+    assert_eq!(opened.notes.len(), 1, "and the interrupted publish is told of: {:?}", opened.notes);
+}
+
+/// What updates the repository after a publish may prune it, for which it needs the repository for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_does_not_keep_the_repository_from_being_pruned() {
+    let Some(_ostree) = Ostree::find() else { return };
+    let place = Place::with_refs().await;
+    std::fs::write(place.path("repo/config"), "[core]\nrepo_version=1\nmode=archive-z2\nlock-timeout-secs=1\n")
+        .expect("the configuration can be written");
+    let broken = Settings { update_command: vec!["false".to_owned()], ..Settings::default() };
+    let pushed = Pushed::new("main", "three");
+    let error = Wire::connect(place.receiver(broken)).await.push(&pushed).await.expect_err("the command fails");
+    assert_eq!(error.code, ErrorCode::SummaryStale, "{error:?}");
+
+    let update_command = ["ostree", "prune", "--refs-only", "--repo"].map(str::to_owned).to_vec();
+    let settings = Settings { update_command, ..Settings::default() };
+    let wire = Wire::connect(place.receiver(settings)).await;
+    let opened = wire.opened(&open_request(&[&Pushed::new("main", "four").offer])).await;
+    assert_eq!(opened.notes.len(), 1, "the interrupted publish was finished: {:?}", opened.notes);
+    assert!(RepoLock::acquire(&place.repo(), LockKind::Exclusive, &mut |_| ()).is_err(), "the new push has its lock");
+}
