@@ -42,7 +42,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<(), TaskError> {
         println!("Tests that need {} are skipped; to run them: {install}", missing.programs.join(", "));
     }
     let mut tests = shell::cargo();
-    tests.args(["test", "--workspace", "--locked"]).args(&args.cargo_args);
+    tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(&args.cargo_args);
     if missing.is_empty() {
         tests.env("TREEGRAFT_REQUIRE_ORACLES", "1");
     }
