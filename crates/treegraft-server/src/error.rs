@@ -5,7 +5,7 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "these functions are given to `map_err`")]
 
-use std::{error::Error, fmt::Write as _};
+use std::{error::Error, fmt::Write as _, io};
 
 use treegraft_object::{ObjectName, verify::VerifyError};
 use treegraft_repo::{
@@ -24,6 +24,24 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         source = error.source();
     }
     text
+}
+
+/// An error of the server's own files: the disk is full, or it is something that pushers can do nothing about.
+fn from_disk(error: &(dyn Error + 'static)) -> ApiError {
+    let mut cause = Some(error);
+    while let Some(current) = cause {
+        let kind = current.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return no_space(chain(error));
+        }
+        cause = current.source();
+    }
+    ApiError::new(ErrorCode::Repository, chain(error))
+}
+
+fn no_space(detail: String) -> ApiError {
+    ApiError::new(ErrorCode::NoSpace, detail)
+        .hint("make room on the server, or lower `core.min-free-space-percent` or `core.min-free-space-size`")
 }
 
 pub(crate) fn from_read(error: ReadError) -> ApiError {
@@ -46,8 +64,7 @@ pub(crate) fn from_ref(error: RefError) -> ApiError {
 }
 
 pub(crate) fn from_lock(error: LockError) -> ApiError {
-    let code = if error.is_temporary() { ErrorCode::Locked } else { ErrorCode::Repository };
-    ApiError::new(code, chain(&error))
+    if error.is_temporary() { ApiError::new(ErrorCode::Locked, chain(&error)) } else { from_disk(&error) }
 }
 
 pub(crate) fn from_staging(error: StagingError) -> ApiError {
@@ -73,18 +90,16 @@ pub(crate) fn from_staging(error: StagingError) -> ApiError {
             }
             answer
         }
-        StagingError::NoSpace { .. } => ApiError::new(ErrorCode::NoSpace, detail)
-            .hint("make room on the server, or lower `core.min-free-space-percent`"),
+        StagingError::NoSpace { .. } => no_space(detail),
         StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail)
             .of_object(&name)
             .hint("the server's administrator can raise `max-object-bytes` for this repository"),
-        _ => ApiError::new(ErrorCode::Repository, detail),
+        error => from_disk(&error),
     }
 }
 
 pub(crate) fn from_publish(error: PublishError) -> ApiError {
-    let code = if error.is_temporary() { ErrorCode::Locked } else { ErrorCode::Repository };
-    ApiError::new(code, chain(&error))
+    if error.is_temporary() { ApiError::new(ErrorCode::Locked, chain(&error)) } else { from_disk(&error) }
 }
 
 pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
@@ -100,7 +115,7 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
         TransactionError::TooManyRefs { .. } => {
             ApiError::new(ErrorCode::TooLarge, detail).hint("refs under extra collection ids count as well")
         }
-        _ => ApiError::new(ErrorCode::Repository, detail),
+        error => from_disk(&error),
     }
 }
 
