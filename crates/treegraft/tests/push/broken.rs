@@ -54,6 +54,33 @@ fn what_was_received_before_a_cut_is_not_sent_again() {
 }
 
 #[test]
+fn the_success_of_another_push_does_not_cost_what_was_received() {
+    let Some(site) = Site::new() else { return };
+    let Some(sshd) = Sshd::start() else { return };
+    let worker = site.worker("w", RepoMode::Archive, &incompressible_tree(&site, 200, 40_000), "main", 1_000);
+    let link = SlowLink::start(sshd.addr(), LinkOptions::default());
+    link.cut_after(Direction::Up, 6_000_000);
+    let run = site.push_ssh_through(&sshd, link.port(), &worker, &["main"]);
+    assert_eq!(run.code(), Some(4), "the connection is cut: {}", run.report());
+    let other = site.worker("o", RepoMode::Archive, &site.tree("t", &[("a", "1")]), "other", 1_000);
+    let report = json(&site.push_local(&other, &["other", "--json"]).ok());
+    assert!(report["resumed"]["objects"].as_u64() > Some(50), "the other push finds what is there: {report}");
+
+    let report = json(&site.push_ssh(&sshd, &worker, &["main", "--json"]).ok());
+    let (sent, resumed) = (report["sent_objects"].as_u64(), report["resumed"]["objects"].as_u64());
+    assert!(resumed > Some(50), "it is still there for the push that was interrupted: {report}");
+    let (all, there) = (objects(&worker), objects(&other));
+    let lacking = all.difference(&there).count() as u64;
+    assert_eq!(
+        sent.zip(resumed).map(|(sent, resumed)| sent + resumed),
+        Some(lacking),
+        "only the rest is sent: {report}"
+    );
+    let left: Vec<_> = fs::read_dir(site.server.join(".treegraft/staging")).expect("the folder is there").collect();
+    assert!(left.is_empty(), "nothing is left in the staging area: {left:?}");
+}
+
+#[test]
 fn a_damaged_object_is_named_and_nothing_is_published() {
     let Some(site) = Site::new() else { return };
     let worker = site.worker("w", RepoMode::Archive, &site.tree("t", &[("a", "1"), ("b", "2")]), "main", 1_000);

@@ -53,9 +53,15 @@ impl Site {
     /// Pushes to the server's repository on this machine.
     #[must_use]
     pub(crate) fn push_local(&self, worker: &Path, args: &[&str]) -> Run {
+        Run::of(&mut self.push_local_command(worker, args))
+    }
+
+    /// Returns the command of a push to the server's repository on this machine.
+    pub(crate) fn push_local_command(&self, worker: &Path, args: &[&str]) -> std::process::Command {
         let mut command = self.env.command(TREEGRAFT);
         command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker);
-        Run::of(command.arg(&self.server).args(args))
+        command.arg(&self.server).args(args);
+        command
     }
 
     /// Pushes through ssh. The far side runs the same program with the server's configuration.
@@ -90,11 +96,19 @@ impl Site {
     fn remote_command(&self) -> PathBuf {
         let script = self.env.root().join("receive");
         let config = self.config.display();
+        let pid = self.receiver_pid();
+        let pid = pid.display();
         // The first argument is `receive`; its options have to come behind it.
-        fs::write(&script, format!("#!/bin/sh\nshift\nexec '{TREEGRAFT}' receive --config '{config}' \"$@\"\n"))
-            .expect("a file can be written");
+        let text =
+            format!("#!/bin/sh\nshift\necho $$ > '{pid}'\nexec '{TREEGRAFT}' receive --config '{config}' \"$@\"\n");
+        fs::write(&script, text).expect("a file can be written");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
         script
+    }
+
+    /// Returns the file with the process id of the last receiver that ssh has started.
+    pub(crate) fn receiver_pid(&self) -> PathBuf {
+        self.env.root().join("receiver.pid")
     }
 
     /// Makes a worker's repository with one commit of `tree`.
