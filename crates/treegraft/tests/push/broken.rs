@@ -27,6 +27,7 @@ fn what_was_received_before_a_cut_is_not_sent_again() {
     link.cut_after(Direction::Up, 9_000_000);
     let run = site.push_ssh_through(&sshd, link.port(), &worker, &["main", "--json"]);
     assert_eq!(run.code(), Some(4), "a broken connection may be gone next time: {}", run.report());
+    site.wait_for_receiver();
     assert_eq!(site.ostree.refs(&site.server), Vec::<String>::new(), "no ref is visible");
     site.ostree.fsck(&site.server);
 
@@ -62,6 +63,7 @@ fn the_success_of_another_push_does_not_cost_what_was_received() {
     link.cut_after(Direction::Up, 6_000_000);
     let run = site.push_ssh_through(&sshd, link.port(), &worker, &["main"]);
     assert_eq!(run.code(), Some(4), "the connection is cut: {}", run.report());
+    site.wait_for_receiver();
     let other = site.worker("o", RepoMode::Archive, &site.tree("t", &[("a", "1")]), "other", 1_000);
     let report = json(&site.push_local(&other, &["other", "--json"]).ok());
     assert!(report["resumed"]["objects"].as_u64() > Some(50), "the other push finds what is there: {report}");

@@ -58,7 +58,7 @@ fn checked_out(mut directory: Directory) -> Directory {
 fn random_trees_of_every_mode_arrive_as_they_are() {
     let Some(site) = Site::new() else { return };
     let is_root = rustix::process::geteuid().is_root();
-    rounds(3, |round| {
+    rounds(2, |round| {
         for mode in RepoMode::ALL.into_iter().filter(|&mode| mode != RepoMode::Bare || is_root) {
             one_tree(&site, round.seed, mode);
         }

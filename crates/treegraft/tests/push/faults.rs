@@ -11,19 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use treegraft_testkit::{Direction, LinkOptions, RepoMode, Run, SlowLink, SplitMix64, Sshd};
 
 use crate::{
     rounds::rounds,
-    site::{Site, json, objects},
+    site::{END_TIMEOUT, Site, json, objects},
 };
 
 /// The refs that move together.
 const REFS: [&str; 2] = ["one", "two"];
-
-/// How long a process may take to notice that the other side is gone.
-const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handshake of ssh and the answers of the server come to in the direction of the client, in bytes.
 const DOWN_BYTES: usize = 6_000;
@@ -145,25 +142,13 @@ impl Place {
         match fault {
             Fault::KillClient | Fault::KillLocal => client.kill().expect("a child can be killed"),
             // It may also be gone already.
-            Fault::KillReceiver => return self.receiver().is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok()),
+            Fault::KillReceiver => {
+                return self.site.receiver().is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok());
+            }
             Fault::KillSessions => self.sshd.kill_sessions(),
             Fault::Cut | Fault::Flip => unreachable!("the link does it"),
         }
         true
-    }
-
-    fn receiver(&self) -> Option<Pid> {
-        let text = fs::read_to_string(self.site.receiver_pid()).ok()?;
-        Pid::from_raw(text.trim().parse().ok()?)
-    }
-
-    /// Waits until the process that received is gone, which it must be soon when the connection is.
-    fn wait_for_receiver(&self) {
-        let begin = Instant::now();
-        while self.receiver().is_some_and(is_running) {
-            assert!(begin.elapsed() < END_TIMEOUT, "the receiver ends with the connection");
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 
     /// Pushes and breaks it. Returns the exit code, nothing when the client was killed.
@@ -230,12 +215,6 @@ impl Place {
     }
 }
 
-/// Tells whether a process does anything yet; that of a dead one stays until somebody has asked how it ended.
-fn is_running(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return false };
-    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
-}
-
 /// Lists the objects in all staging areas like [`objects`] does.
 fn staged(areas: &Path) -> BTreeSet<String> {
     let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
@@ -253,7 +232,7 @@ fn staged(areas: &Path) -> BTreeSet<String> {
 #[test]
 fn pushes_that_break_anywhere_are_resumed() {
     let Some(mut place) = Place::new() else { return };
-    rounds(15, |round| {
+    rounds(8, |round| {
         let mut random = SplitMix64::new(round.seed);
         let (new, bytes) = place.commit(&mut random);
         let old = place.heads();
@@ -265,7 +244,7 @@ fn pushes_that_break_anywhere_are_resumed() {
                 matches!(code, None | Some(0 | 4)),
                 "a broken connection is temporary ({fault:?}, {moment:?}): {code:?}"
             );
-            place.wait_for_receiver();
+            place.site.wait_for_receiver();
             let lacking = place.check_broken(&old, &new);
             if code == Some(0) {
                 assert_eq!(lacking, BTreeSet::new(), "a push that went through is complete");
@@ -278,7 +257,7 @@ fn pushes_that_break_anywhere_are_resumed() {
         // Once the refs have moved, nobody asks for the commits that were pushed.
         let sent = if is_done { 0 } else { lacking.len() as u64 };
         assert_eq!(report["sent_objects"], sent, "exactly what is missing is sent, not {lacking:?}: {}", run.report());
-        place.wait_for_receiver();
+        place.site.wait_for_receiver();
         place.check_pushed();
     });
 }

@@ -4,12 +4,18 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
+use rustix::process::Pid;
 use treegraft_testkit::{CleanEnv, Gpg, Ostree, RepoMode, Run, Sshd};
 
 /// The program under test.
 pub(crate) const TREEGRAFT: &str = env!("CARGO_BIN_EXE_treegraft");
+
+/// How long a process may take to notice that the other side is gone.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server's repository with its configuration, reachable by path and by ssh.
 pub(crate) struct Site {
@@ -111,6 +117,23 @@ impl Site {
         self.env.root().join("receiver.pid")
     }
 
+    /// Returns the last receiver that ssh has started, if it was.
+    pub(crate) fn receiver(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.receiver_pid()).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
+    }
+
+    /// Waits until the last receiver is gone, which it must be soon when its connection is.
+    ///
+    /// Until then it stores what had arrived, and the next push cannot resume it.
+    pub(crate) fn wait_for_receiver(&self) {
+        let begin = Instant::now();
+        while self.receiver().is_some_and(is_running) {
+            assert!(begin.elapsed() < END_TIMEOUT, "the receiver ends with the connection");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Makes a worker's repository with one commit of `tree`.
     pub(crate) fn worker(&self, name: &str, mode: RepoMode, tree: &Path, branch: &str, timestamp_secs: u64) -> PathBuf {
         let repo = self.env.root().join(name);
@@ -132,6 +155,12 @@ impl Site {
         }
         root
     }
+}
+
+/// Tells whether a process does anything yet; that of a dead one stays until somebody has asked how it ended.
+fn is_running(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return false };
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 /// Lists all objects of a repository below `objects`, as paths.
