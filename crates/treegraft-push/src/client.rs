@@ -10,12 +10,12 @@ use hyper::{
     body::{Frame, Incoming},
     client::conn::http2,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use treegraft_object::ObjectName;
 use treegraft_wire::{
-    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenRequest, PublishEvent, Published, PushId,
+    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenRequest, PublishEvent, Published, PushId, keep_alive,
     question::{self, Presence, QuestionError},
     window,
 };
@@ -84,6 +84,8 @@ pub struct Client {
 
 impl Client {
     /// Starts HTTP/2 on a byte stream. Nothing is waited for: the first request may go out at once.
+    ///
+    /// The runtime must have its timers enabled: a server that is gone without a word is noticed by them.
     pub async fn connect<I>(io: I) -> Result<Self, ClientError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -93,6 +95,9 @@ impl Client {
             .initial_stream_window_size(window::STREAM_BYTES)
             .max_frame_size(window::FRAME_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(keep_alive::INTERVAL)
+            .keep_alive_timeout(keep_alive::TIMEOUT)
             .handshake(TokioIo::new(io))
             .await?;
         // Its errors come back through the requests that are under way.

@@ -20,7 +20,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use treegraft_object::{CommitId, DirTreeId, ObjectKind, ObjectName};
 use treegraft_repo::{Find, Mode, ReadError, Repo};
-use treegraft_wire::{GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
+use treegraft_wire::{ApiError, GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
 
 use crate::{Client, ClientError, Event, PushError, PushOptions, Reporter, Source};
 
@@ -86,6 +86,8 @@ pub(crate) async fn plan(
 }
 
 /// Returns the commits whose objects are needed: those with something to publish, and with `exact` their new ancestors.
+///
+/// A history that ends by itself without the head is refused here, before anything is sent, or with `force` left behind.
 fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<Vec<CommitId>, PushError> {
     let mut roots = Vec::new();
     for (pushed, state) in source.commits.iter().zip(&opened.refs) {
@@ -93,17 +95,38 @@ fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<
             continue;
         }
         roots.push(pushed.id);
-        let mut parent = pushed.commit.parent.filter(|_| options.mode == GraftMode::Exact && state.head.is_some());
-        while let Some(id) = parent.filter(|&id| Some(id) != state.head) {
-            // Shallow history ends somewhere; whether it reaches the head is for the server to say.
-            let Some(data) = source.repo.metadata(id.into())? else { break };
-            let commit = treegraft_object::Commit::decode(&data)
-                .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
-            roots.push(id);
-            parent = commit.parent;
+        let Some(head) = state.head.filter(|_| options.mode == GraftMode::Exact) else { continue };
+        match added_ancestors(&source.repo, pushed.commit.parent, head)? {
+            Some(ancestors) => roots.extend(ancestors),
+            None if options.force => {}
+            None => {
+                let error = ApiError::not_fast_forward(&pushed.target, head, pushed.id);
+                return Err(ClientError::from(Box::new(error)).into());
+            }
         }
     }
     Ok(roots)
+}
+
+/// Returns the commits from `parent` down to the head, or nothing when the head is not among them.
+fn added_ancestors(
+    repo: &Repo,
+    mut parent: Option<CommitId>,
+    head: CommitId,
+) -> Result<Option<Vec<CommitId>>, ReadError> {
+    let mut ancestors = Vec::new();
+    while let Some(id) = parent {
+        if id == head {
+            return Ok(Some(ancestors));
+        }
+        // Shallow history ends somewhere; whether it reaches the head is for the server to say.
+        let Some(data) = repo.metadata(id.into())? else { return Ok(Some(ancestors)) };
+        let commit =
+            treegraft_object::Commit::decode(&data).map_err(|source| ReadError::Invalid { name: id.into(), source })?;
+        ancestors.push(id);
+        parent = commit.parent;
+    }
+    Ok(None)
 }
 
 /// Names that the walk found, in batches.

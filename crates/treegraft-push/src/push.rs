@@ -1,16 +1,16 @@
 //! A push from its opening to what was published.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use treegraft_flatpak::GraftOptions;
-use treegraft_object::ObjectName;
+use treegraft_object::{ObjectName, RefName};
 use treegraft_wire::{
     GraftMode, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefOffer, Resumed, Verdict,
 };
 
 use crate::{
-    Client, Event, PlannedObject, PushError, Reporter, Source,
+    Client, ClientError, Event, PlannedObject, PushError, Reporter, Source,
     plan::{Plan, plan},
     transfer::{Transferred, transfer},
 };
@@ -18,6 +18,9 @@ use crate::{
 /// Object streams when nothing else is said: reading, framing and HTTP/2 overlap, and each keeps a thread of the server
 /// busy with inflating and hashing.
 const DEFAULT_STREAMS: u32 = 4;
+
+/// How long the other requests have to say more than that the connection broke.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a push shall do.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,7 +83,7 @@ pub async fn push(
 ) -> Result<Outcome, PushError> {
     let source = Arc::new(source);
     let opened = client.open(&request(&source, options)).await?;
-    check_answer(&source, &opened)?;
+    check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));
     if opened.refs.iter().all(|state| state.verdict == Verdict::Unchanged) {
         return Ok(outcome(&source, opened, Plan::default(), Transferred::default()));
@@ -97,11 +100,12 @@ pub async fn push(
     }
     let streams = options.streams.clamp(1, opened.limits.streams.max(1));
     let transferring = transfer(client, &opened.push, &source, &reporter, planned, streams);
-    let (plan, transferred) = tokio::try_join!(planning, transferring)?;
+    let (plan, transferred) = both(planning, transferring).await?;
 
     let published = client.publish(&opened.push, |event| reporter.event(Event::Publishing(&event))).await?;
     let mut outcome = outcome(&source, opened, plan, transferred);
     let Published { refs, notes } = published;
+    check_refs(&source, refs.iter().map(|published| &published.name))?;
     outcome.refs = refs;
     outcome.notes.extend(notes);
     Ok(outcome)
@@ -127,15 +131,45 @@ fn request(source: &Source, options: &PushOptions) -> OpenRequest {
     }
 }
 
-/// The answer must be about the refs that were asked for.
-fn check_answer(source: &Source, opened: &OpenAnswer) -> Result<(), PushError> {
-    let is_about_them =
-        source.commits.iter().map(|pushed| &pushed.target).eq(opened.refs.iter().map(|state| &state.name));
-    if is_about_them {
+/// Waits until both are done, or for the first failure.
+///
+/// A connection that breaks fails everything that goes on at once. If one of both can say more than that, it is heard.
+async fn both<A, B>(
+    planning: impl Future<Output = Result<A, PushError>>,
+    transferring: impl Future<Output = Result<B, PushError>>,
+) -> Result<(A, B), PushError> {
+    let (mut planning, mut transferring) = (pin!(planning), pin!(transferring));
+    tokio::select! {
+        plan = &mut planning => match plan {
+            Ok(plan) => Ok((plan, transferring.await?)),
+            Err(error) => Err(last_words(error, transferring).await),
+        },
+        transferred = &mut transferring => match transferred {
+            Ok(transferred) => Ok((planning.await?, transferred)),
+            Err(error) => Err(last_words(error, planning).await),
+        },
+    }
+}
+
+/// Returns the failure of `other` instead of one that only says that the connection broke.
+pub(crate) async fn last_words<T>(error: PushError, other: impl Future<Output = Result<T, PushError>>) -> PushError {
+    let is_broken = |error: &PushError| matches!(error, PushError::Client(ClientError::Connection(_)));
+    if !is_broken(&error) {
+        return error;
+    }
+    match tokio::time::timeout(LAST_WORDS_TIMEOUT, other).await {
+        Ok(Err(other)) if !is_broken(&other) => other,
+        _ => error,
+    }
+}
+
+/// An answer must be about the refs that were asked for.
+fn check_refs<'r>(source: &Source, answered: impl Iterator<Item = &'r RefName>) -> Result<(), PushError> {
+    if source.commits.iter().map(|pushed| &pushed.target).eq(answered) {
         return Ok(());
     }
     let reason = "it is about other refs than were asked for".to_owned();
-    Err(crate::ClientError::Answer { reason }.into())
+    Err(ClientError::Answer { reason }.into())
 }
 
 /// Offers the detached metadata of every pushed commit; whether it is kept is the server's policy.

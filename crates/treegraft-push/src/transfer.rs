@@ -7,12 +7,15 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::Frame;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use treegraft_object::{ContentId, ObjectKind};
 use treegraft_repo::{Find, ReadError, Repo};
-use treegraft_wire::{ObjectsAnswer, PushId, stream};
+use treegraft_wire::{
+    ObjectsAnswer, PushId,
+    stream::{self, Batch},
+};
 
-use crate::{Client, Event, PlannedObject, PushError, Reporter, Source};
+use crate::{Client, ClientError, Event, PlannedObject, PushError, Reporter, Source, push::last_words};
 
 /// Batches of a stream that wait for HTTP/2: enough that reading and sending overlap.
 const WAITING_BATCHES: usize = 4;
@@ -37,19 +40,38 @@ pub(crate) async fn transfer(
     streams: u32,
 ) -> Result<Transferred, PushError> {
     let queue: Queue = Arc::new(Mutex::new(queue));
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..streams {
         let (client, push, queue) = (client.clone(), push.clone(), Arc::clone(&queue));
         let (source, reporter) = (Arc::clone(source), Arc::clone(reporter));
         tasks.spawn(async move { send_stream(&client, &push, source, reporter, queue).await });
     }
     let mut total = Transferred::default();
-    while let Some(result) = tasks.join_next().await {
-        let sent = result.map_err(|_| PushError::Worker)??;
-        total.objects += sent.objects;
-        total.bytes += sent.bytes;
+    loop {
+        match next_stream(&mut tasks).await {
+            Ok(Some(sent)) => {
+                total.objects += sent.objects;
+                total.bytes += sent.bytes;
+            }
+            Ok(None) => return Ok(total),
+            Err(error) => return Err(last_words(error, first_failure(&mut tasks)).await),
+        }
     }
-    Ok(total)
+}
+
+async fn next_stream(tasks: &mut JoinSet<Result<Transferred, PushError>>) -> Result<Option<Transferred>, PushError> {
+    tasks.join_next().await.map(|result| result.map_err(|_| PushError::Worker)?).transpose()
+}
+
+/// Waits for the first failure that is not only a broken connection.
+async fn first_failure(tasks: &mut JoinSet<Result<Transferred, PushError>>) -> Result<(), PushError> {
+    loop {
+        match next_stream(tasks).await {
+            Ok(Some(_)) | Err(PushError::Client(ClientError::Connection(_))) => {}
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn send_stream(
@@ -72,12 +94,18 @@ async fn send_stream(
     });
     let filling = tokio::task::spawn_blocking(move || fill(&source.repo, &*reporter, first, &queue, &batches));
     let answer: Result<ObjectsAnswer, _> = client.objects(push, Box::pin(body)).await;
-    let filled = filling.await.map_err(|_| PushError::Worker)?;
-    match (answer, filled) {
-        // What the server says explains why the stream could not be filled further, not the other way round.
+    // What the server says explains why the stream could not be filled further, not the other way round. Nothing waits for
+    // the thread then: it ends with the request's body, which a server that has answered may leave unread.
+    if let Err(error @ (ClientError::Api(_) | ClientError::Answer { .. })) = answer {
+        return Err(error.into());
+    }
+    match (answer, filling.await.map_err(|_| PushError::Worker)?) {
         (_, Err(FillError::Read(error))) => Err(error.into()),
         (Err(error), _) => Err(error.into()),
-        (Ok(_), Err(FillError::Closed)) => Err(PushError::Worker),
+        (Ok(_), Err(FillError::Closed)) => {
+            let reason = "it came before all objects of its stream were sent".to_owned();
+            Err(ClientError::Answer { reason }.into())
+        }
         (Ok(_), Ok(transferred)) => Ok(transferred),
     }
 }
@@ -109,10 +137,9 @@ fn fill(
     batches: &mpsc::Sender<Result<Bytes, io::Error>>,
 ) -> Result<Transferred, FillError> {
     let mut total = Transferred::default();
-    let mut writer = stream::Writer::new(|batch: Bytes| {
-        let bytes = batch.len() as u64;
-        batches.blocking_send(Ok(batch)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        reporter.event(Event::Sending { bytes });
+    let mut writer = stream::Writer::new(|Batch { bytes, object_bytes }| {
+        batches.blocking_send(Ok(bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        reporter.event(Event::Sending { bytes: object_bytes });
         Ok(())
     });
     let mut current = Some(first);

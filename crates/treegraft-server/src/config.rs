@@ -131,6 +131,7 @@ settings! {
     flatpak_update: FlatpakUpdate = FlatpakUpdate::default(), r#""auto""#;
     /// A program and its arguments that update the repository's metadata instead of `flatpak build-update-repo` and
     /// treegraft's own summary. The repository's path is added as the last argument.
+    /// A prune in it waits for the pushes that are under way, and they for it: leave that to a job of its own.
     update_command: Vec<String> = Vec::new(), r#"["/usr/local/bin/update-repo", "--quick"]"#;
     /// Largest content object in bytes, as it is stored: compressed.
     max_object_bytes: u64 = 16 << 30, "17179869184";

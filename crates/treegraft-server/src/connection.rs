@@ -3,9 +3,9 @@
 use std::{convert::Infallible, sync::Arc};
 
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use treegraft_wire::{ApiError, window};
+use treegraft_wire::{ApiError, keep_alive, window};
 
 use crate::{
     Receiver,
@@ -32,31 +32,20 @@ pub(crate) struct Connection {
     pub(crate) pushes: Pushes,
 }
 
-/// Closes a connection's pushes when it ends, and also when serving it is given up.
-struct Closing(Arc<Connection>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.pushes.close();
-    }
-}
-
 /// Answers all requests of one connection with HTTP/2 until the client closes it.
 ///
-/// The pushes of the connection end with it and give up their locks; publications that have begun go on.
+/// The pushes of the connection end with it and give up their locks; publications that have begun go on. The runtime must
+/// have its timers enabled: a client that is gone without a word is noticed by them.
 pub async fn serve_connection<I>(receiver: Arc<Receiver>, io: I) -> Result<(), ServeError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Arc::new(Connection { receiver, pushes: Pushes::new() });
-    let closing = Closing(Arc::clone(&connection));
-    let served = serve(io, move |request| {
+    serve(io, move |request| {
         let connection = Arc::clone(&connection);
         async move { handlers::answer(&connection, request).await }
-    });
-    let served = served.await;
-    drop(closing);
-    served
+    })
+    .await
 }
 
 /// Answers all requests of one connection with `error`, until the client closes it.
@@ -84,6 +73,9 @@ where
         .max_frame_size(window::FRAME_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_REQUESTS)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keep_alive::INTERVAL)
+        .keep_alive_timeout(keep_alive::TIMEOUT)
         .serve_connection(TokioIo::new(io), service)
         .await
         .map_err(ServeError)

@@ -163,9 +163,5 @@ pub(crate) fn added_commits(
     if offer.force {
         return Ok(vec![offer.commit]);
     }
-    let detail = format!("The pushed commit of `{}` does not descend from the ref's head {head}", offer.name);
-    Err(ApiError::new(ErrorCode::NotFastForward, detail)
-        .of_ref(&offer.name)
-        .conflict(&head, &offer.commit)
-        .hint("push without `--exact` to put the tree on top of the head, or with `--force` to drop what is there"))
+    Err(ApiError::not_fast_forward(&offer.name, head, offer.commit))
 }

@@ -38,8 +38,6 @@ pub(crate) struct Pushes {
 struct Open {
     sessions: HashMap<PushId, Arc<Session>>,
     opened: u64,
-    /// Set when the connection has ended: nobody can publish a push that is opened then.
-    is_closed: bool,
 }
 
 impl Pushes {
@@ -75,12 +73,9 @@ impl Pushes {
         PushId(open.opened.to_string())
     }
 
-    /// Adds a push, unless the connection has ended meanwhile.
+    /// Adds a push.
     pub(crate) fn add(&self, session: Session) {
-        let mut open = self.open();
-        if !open.is_closed {
-            open.sessions.insert(session.id.clone(), Arc::new(session));
-        }
+        self.open().sessions.insert(session.id.clone(), Arc::new(session));
     }
 
     /// Returns an open push.
@@ -95,15 +90,6 @@ impl Pushes {
         let session = open.sessions.get(&id).ok_or_else(|| unknown(&id.0))?;
         session.end_streams()?;
         open.sessions.remove(&id).ok_or_else(|| unknown(&id.0))
-    }
-
-    /// Forgets all pushes: the connection has ended.
-    pub(crate) fn close(&self) {
-        let mut open = self.open();
-        open.is_closed = true;
-        let sessions = std::mem::take(&mut open.sessions);
-        drop(open);
-        drop(sessions);
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

@@ -5,6 +5,9 @@ mod support;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{
     Place, Wire,
     objects::{Object, Pushed, framed_object},
@@ -15,7 +18,7 @@ use treegraft_object::{
     gvariant::{Dict, Variant},
 };
 use treegraft_repo::{LockKind, PublishLock, RepoLock};
-use treegraft_server::config::Settings;
+use treegraft_server::{config::Settings, serve_connection};
 use treegraft_testkit::Ostree;
 use treegraft_wire::{ErrorCode, OpenAnswer};
 
@@ -69,6 +72,30 @@ async fn a_client_that_goes_away_holds_no_lock_and_loses_nothing() {
         assert_eq!(opened.resumed.objects, staged as u64, "{phase}: what had arrived is found");
         drop(receiver);
     }
+}
+
+/// After a power loss of the client, or behind a firewall that forgets, no word comes of the connection's end.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_falls_silent_loses_its_locks() {
+    let place = Place::with_refs().await;
+    let (here, mut near) = tokio::io::duplex(1 << 20);
+    let (mut far, there) = tokio::io::duplex(1 << 20);
+    let server = tokio::spawn(serve_connection(place.receiver(Settings::default()), there));
+    let (mut requests, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(here)).await.expect("HTTP/2 begins");
+    tokio::spawn(connection);
+    let body = open_request(&[&Pushed::new("main", "three").offer]).to_string();
+    let request = Request::post("http://treegraft/api/v1/pushes").body(Full::new(Bytes::from(body))).expect("valid");
+    let mut link = std::pin::pin!(tokio::io::copy_bidirectional(&mut near, &mut far));
+    let response = tokio::select! {
+        response = requests.send_request(request) => response.expect("there is an answer"),
+        _ = &mut link => panic!("the link holds"),
+    };
+    assert_eq!(response.status(), 201, "the push is open");
+    assert!(!place.is_unlocked(), "and has its locks");
+    // From here on nothing gets through the link, but neither of its ends is closed. The clock of the test goes on by itself.
+    server.await.expect("no panic").expect_err("the connection is given up");
+    assert!(place.is_unlocked(), "nobody waits for a client that is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

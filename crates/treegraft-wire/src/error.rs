@@ -1,6 +1,7 @@
 //! Errors as they go over the wire.
 
 use serde::{Deserialize, Serialize};
+use treegraft_object::{CommitId, RefName};
 
 /// What went wrong, as a word that programs can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +111,15 @@ impl ApiError {
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { code, detail, hint: None, ref_name: None, object: None, rule: None, current: None, expected: None }
+    }
+
+    /// Says that the commit for an exact push does not descend from the ref's head.
+    pub fn not_fast_forward(name: &RefName, head: CommitId, commit: CommitId) -> Self {
+        let detail = format!("The pushed commit of `{name}` does not descend from the ref's head {head}");
+        Self::new(ErrorCode::NotFastForward, detail)
+            .of_ref(name)
+            .conflict(&head, &commit)
+            .hint("push without `--exact` to put the tree on top of the head, or with `--force` to drop what is there")
     }
 
     /// Adds what the person can do about it.

@@ -38,6 +38,19 @@ pub const RECEIVE_BANNER: &str = "treegraft-receive 1\n";
 /// Largest JSON document of a request, in bytes: an open request of a push of some ten thousand refs.
 pub const MAX_JSON_BYTES: usize = 16 << 20;
 
+/// Noticing that the other side is gone when nothing says so, as after a power loss or behind a firewall that forgets.
+///
+/// Without it a dead connection holds the repository's lock for ever.
+pub mod keep_alive {
+    use std::time::Duration;
+
+    /// How often HTTP/2's `PING` asks whether the other side is still there.
+    pub const INTERVAL: Duration = Duration::from_secs(60);
+    /// How long the answer may take: on a slow link it waits behind some megabytes in the buffers of ssh and TCP, and the
+    /// first one until a person has typed a password.
+    pub const TIMEOUT: Duration = Duration::from_secs(300);
+}
+
 /// The windows of HTTP/2, on both sides: what may be on the way to a reader that has not read yet.
 pub mod window {
     /// A connection's window in bytes: the product of 1 Gbit/s and 200 ms.

@@ -30,19 +30,29 @@ const LENGTH_BYTES: usize = 4;
 /// Bytes that are gathered before they are handed on: a few HTTP/2 frames, so that many small objects cost few of them.
 const BATCH_BYTES: usize = 128 << 10;
 
+/// A piece of a stream: parts of objects, with what is between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The piece.
+    pub bytes: Bytes,
+    /// How many of its bytes are those of objects.
+    pub object_bytes: u64,
+}
+
 /// Writes objects as a stream of batches.
 ///
 /// `sink` gets the batches in order; its error ends the stream.
 pub struct Writer<S> {
     batch: BytesMut,
+    batch_object_bytes: u64,
     read_buffer: Vec<u8>,
     sink: S,
 }
 
-impl<S: FnMut(Bytes) -> io::Result<()>> Writer<S> {
+impl<S: FnMut(Batch) -> io::Result<()>> Writer<S> {
     /// Starts a stream.
     pub fn new(sink: S) -> Self {
-        Self { batch: new_batch(), read_buffer: vec![0; BATCH_BYTES], sink }
+        Self { batch: new_batch(), batch_object_bytes: 0, read_buffer: vec![0; BATCH_BYTES], sink }
     }
 
     /// Writes one object; `fill` gives its bytes. Returns how many there were.
@@ -63,15 +73,19 @@ impl<S: FnMut(Bytes) -> io::Result<()>> Writer<S> {
 
     /// Ends the stream.
     pub fn finish(mut self) -> io::Result<()> {
-        if self.batch.is_empty() { Ok(()) } else { (self.sink)(self.batch.freeze()) }
+        if self.batch.is_empty() { Ok(()) } else { self.hand_on() }
     }
 
     fn hand_on_when_full(&mut self) -> io::Result<()> {
         if self.batch.len() < BATCH_BYTES {
             return Ok(());
         }
-        let batch = std::mem::replace(&mut self.batch, new_batch());
-        (self.sink)(batch.freeze())
+        self.hand_on()
+    }
+
+    fn hand_on(&mut self) -> io::Result<()> {
+        let bytes = std::mem::replace(&mut self.batch, new_batch()).freeze();
+        (self.sink)(Batch { bytes, object_bytes: std::mem::take(&mut self.batch_object_bytes) })
     }
 }
 
@@ -86,7 +100,7 @@ pub struct ObjectWriter<'w, S> {
     bytes: u64,
 }
 
-impl<S: FnMut(Bytes) -> io::Result<()>> ObjectWriter<'_, S> {
+impl<S: FnMut(Batch) -> io::Result<()>> ObjectWriter<'_, S> {
     /// Writes all that `source` has.
     pub fn copy_from(&mut self, source: &mut impl Read) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.stream.read_buffer);
@@ -107,7 +121,7 @@ impl<S: FnMut(Bytes) -> io::Result<()>> ObjectWriter<'_, S> {
     }
 }
 
-impl<S: FnMut(Bytes) -> io::Result<()>> Write for ObjectWriter<'_, S> {
+impl<S: FnMut(Batch) -> io::Result<()>> Write for ObjectWriter<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let chunk = &bytes[..bytes.len().min(MAX_CHUNK_BYTES)];
         if !chunk.is_empty() {
@@ -115,6 +129,7 @@ impl<S: FnMut(Bytes) -> io::Result<()>> Write for ObjectWriter<'_, S> {
             self.stream.batch.extend_from_slice(&length.to_be_bytes());
             self.stream.batch.extend_from_slice(chunk);
             self.bytes += chunk.len() as u64;
+            self.stream.batch_object_bytes += chunk.len() as u64;
             self.stream.hand_on_when_full()?;
         }
         Ok(chunk.len())

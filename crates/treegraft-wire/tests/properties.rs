@@ -2,13 +2,12 @@
 
 use std::io::{self, Read, Write};
 
-use bytes::Bytes;
 use proptest::prelude::*;
 use treegraft_object::{Checksum, ObjectKind, ObjectName};
 use treegraft_wire::{
     ApiError, ErrorCode, PublishEvent,
     question::{self, Presence, QuestionError},
-    stream::{self, StreamError},
+    stream::{self, Batch, StreamError},
 };
 
 fn name() -> impl Strategy<Value = ObjectName> {
@@ -19,8 +18,10 @@ fn name() -> impl Strategy<Value = ObjectName> {
 
 fn written(objects: &[(ObjectName, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut writer = stream::Writer::new(|batch: Bytes| {
-        bytes.extend_from_slice(&batch);
+    let mut object_bytes = 0;
+    let mut writer = stream::Writer::new(|batch: Batch| {
+        bytes.extend_from_slice(&batch.bytes);
+        object_bytes += batch.object_bytes;
         Ok(())
     });
     for (name, content) in objects {
@@ -28,6 +29,8 @@ fn written(objects: &[(ObjectName, Vec<u8>)]) -> Vec<u8> {
         assert_eq!(count, content.len() as u64, "the writer counts the object's bytes");
     }
     writer.finish().expect("memory takes everything");
+    let content_bytes: usize = objects.iter().map(|(_, content)| content.len()).sum();
+    assert_eq!(object_bytes, content_bytes as u64, "batches count the bytes of objects, not what is between them");
     bytes
 }
 

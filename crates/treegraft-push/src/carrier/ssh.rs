@@ -32,6 +32,14 @@ const PIPE_BYTES: usize = 1 << 20;
 /// What is kept of ssh's messages: its last words say why it failed.
 const MAX_STDERR_BYTES: usize = 16 << 10;
 
+/// What ssh says when it will not get through the next time either.
+const REFUSALS: [&str; 4] = [
+    "Permission denied",
+    "Host key verification failed",
+    "Too many authentication failures",
+    "Bad configuration option",
+];
+
 /// How long ssh may take to end after its pipes are closed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,8 +72,8 @@ pub enum SshError {
         #[source]
         source: io::Error,
     },
-    /// ssh itself failed: no connection, no permission.
-    #[error("`ssh` could not connect to `{target}`{}", told(messages))]
+    /// ssh itself failed: no connection, no permission, or a connection that broke.
+    #[error("`ssh` has no connection to `{target}`{}", told(messages))]
     Connect {
         /// The destination.
         target: Box<SshTarget>,
@@ -100,8 +108,12 @@ fn told(messages: &str) -> String {
 
 impl SshError {
     /// Tells whether another try may succeed.
-    pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Ended { .. })
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Connect { messages, .. } => !REFUSALS.iter().any(|refusal| messages.contains(refusal)),
+            Self::Ended { .. } => true,
+            Self::Start { .. } | Self::NoReceiver { .. } => false,
+        }
     }
 }
 
@@ -147,12 +159,23 @@ impl SshCarrier {
         Ok((carrier, SshStream { stdin, stdout }))
     }
 
-    /// Waits for ssh to end after its stream was dropped, and says why it failed.
-    pub async fn failure(mut self) -> SshError {
-        let status = match tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await {
+    /// Waits for ssh to end after its stream was dropped and all went well. What it says then is of no interest.
+    pub async fn close(mut self) {
+        let _ = self.exit_status().await;
+        // A background process of the far side may keep its end open for ever.
+        self.stderr.abort();
+    }
+
+    async fn exit_status(&mut self) -> Option<ExitStatus> {
+        match tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => None,
-        };
+        }
+    }
+
+    /// Waits for ssh to end after its stream was dropped, and says why it failed.
+    pub async fn failure(mut self) -> SshError {
+        let status = self.exit_status().await;
         // What is still in the pipe belongs to the message; a background process of the far side may keep it open.
         let _ = tokio::time::timeout(EXIT_TIMEOUT, &mut self.stderr).await;
         let text = |bytes: &Mutex<Vec<u8>>| {

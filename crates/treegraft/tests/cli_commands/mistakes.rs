@@ -234,10 +234,6 @@ fn the_commit_is_no_descendant_of_the_head() {
     exit 1
     --- stderr
     Opened server: 1 ref, 1 to publish
-    Planned: 1 of 7 objects to send, 134 bytes
-    Sent 1 object
-    Checking that every commit is complete
-    Grafting and signing
     Error: The pushed commit of `main` does not descend from the ref's head 91ca48dbda9786308331d18bf65e9441cd7a3e102062e3e6af9068efb3f28273
     Hint: push without `--exact` to put the tree on top of the head, or with `--force` to drop what is there
     ");

@@ -32,6 +32,7 @@ fn a_refused_key_is_told_about() {
     let run =
         push(&place, &sshd, &["-o", "IdentityFile=none", "-o", "IdentitiesOnly=yes", "-o", "PubkeyAuthentication=no"]);
     let text = seen(&place, &sshd, &run);
+    assert_eq!(run.code(), Some(1), "trying again does not make the key right: {text}");
     assert!(text.contains("Permission denied"), "ssh's own words are shown: {text}");
     assert!(text.contains("Hint: try `ssh HOST` by itself"), "and what to try: {text}");
 }

@@ -58,14 +58,16 @@ pub(crate) async fn push_over_ssh(
         Ok(client) => push(&client, source, options, reporter(progress)).await,
         Err(error) => Err(error.into()),
     };
-    // The connection is closed by now. ssh ends in any case, and only then is everything there that it has to say.
-    let end = carrier.failure().await;
     match result {
-        Ok(outcome) => Ok(outcome),
         Err(PushError::Client(error @ ClientError::Connection(_))) => {
+            // Only when ssh has ended is everything there that it has to say.
+            let end = carrier.failure().await;
             Err(if progress.is_opened() { connection_lost(target, error, end) } else { end.into() })
         }
-        Err(error) => Err(error.into()),
+        result => {
+            carrier.close().await;
+            Ok(result?)
+        }
     }
 }
 
