@@ -95,7 +95,7 @@ pub struct ApiError {
     /// The object that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// For [`ErrorCode::InvalidObject`]: the stable code of the broken rule.
+    /// For an object that is not valid or may not be pushed: the stable code of the broken rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// On a conflict: the state that was found.
