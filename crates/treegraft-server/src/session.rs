@@ -10,7 +10,8 @@ use std::{
 use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
 use treegraft_wire::{
-    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed, Verdict,
+    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
+    Verdict,
 };
 
 use crate::{
