@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -94,7 +94,8 @@ async fn a_client_that_falls_silent_loses_its_locks() {
     assert_eq!(response.status(), 201, "the push is open");
     assert!(!place.is_unlocked(), "and has its locks");
     // From here on nothing gets through the link, but neither of its ends is closed. The clock of the test goes on by itself.
-    server.await.expect("no panic").expect_err("the connection is given up");
+    let served = tokio::time::timeout(Duration::from_secs(3600), server).await.expect("an hour is too long to wait");
+    served.expect("no panic").expect_err("the connection is given up");
     assert!(place.is_unlocked(), "nobody waits for a client that is gone");
 }
 
