@@ -2,9 +2,12 @@
 
 mod support;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use serde_json::json;
@@ -113,6 +116,8 @@ async fn a_refusal_is_told_rather_than_the_streams_that_broke_with_it() {
                 return Err("this stream breaks".into());
             }
             broken.notified().await;
+            // The broken stream is to be seen first; a client that gives up at once never hears the rest.
+            tokio::time::sleep(Duration::from_millis(100)).await;
             Ok(Some(answer(422, json!({ "code": "invalid-object", "detail": "It is not valid", "rule": "mode" }))))
         }
     })

@@ -94,8 +94,8 @@ async fn a_client_that_falls_silent_loses_its_locks() {
     assert_eq!(response.status(), 201, "the push is open");
     assert!(!place.is_unlocked(), "and has its locks");
     // From here on nothing gets through the link, but neither of its ends is closed. The clock of the test goes on by itself.
-    let served = tokio::time::timeout(Duration::from_secs(3600), server).await.expect("an hour is too long to wait");
-    served.expect("no panic").expect_err("the connection is given up");
+    let result = tokio::time::timeout(Duration::from_secs(3600), server).await.expect("an hour is too long to wait");
+    result.expect("no panic").expect_err("the connection is given up");
     assert!(place.is_unlocked(), "nobody waits for a client that is gone");
 }
 
