@@ -105,7 +105,8 @@ fn list(dir: &Path, prefix: &str, found: &mut BTreeMap<String, (u32, Vec<u8>)>) 
     for entry in fs::read_dir(dir).expect("a directory can be listed") {
         let entry = entry.expect("a directory can be listed");
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        let metadata = entry.metadata().expect("it is there");
+        // A staging area is looked at while objects get their names: what has just been renamed is listed under the new one.
+        let Ok(metadata) = entry.metadata() else { continue };
         if name == ".treegraft" {
             continue;
         }
@@ -113,7 +114,7 @@ fn list(dir: &Path, prefix: &str, found: &mut BTreeMap<String, (u32, Vec<u8>)>) 
             list(&entry.path(), &format!("{name}/"), found);
             found.insert(format!("{name}/"), (metadata.mode(), Vec::new()));
         } else {
-            let content = fs::read(entry.path()).expect("it can be read");
+            let Ok(content) = fs::read(entry.path()) else { continue };
             found.insert(name, (metadata.mode(), content));
         }
     }
