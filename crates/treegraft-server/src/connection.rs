@@ -41,11 +41,14 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Arc::new(Connection { receiver, pushes: Pushes::new() });
-    serve(io, move |request| {
+    let served = serve(io, |request| {
         let connection = Arc::clone(&connection);
         async move { handlers::answer(&connection, request).await }
     })
-    .await
+    .await;
+    // The task of a request may live a moment longer than the connection; locks must not wait for it.
+    connection.pushes.end();
+    served
 }
 
 /// Answers all requests of one connection with `error`, until the client closes it.

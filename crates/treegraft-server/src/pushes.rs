@@ -38,6 +38,8 @@ pub(crate) struct Pushes {
 struct Open {
     sessions: HashMap<PushId, Arc<Session>>,
     opened: u64,
+    /// The connection is gone: whoever still answers a request of it must not leave a push behind.
+    is_over: bool,
 }
 
 impl Pushes {
@@ -73,9 +75,21 @@ impl Pushes {
         PushId(open.opened.to_string())
     }
 
-    /// Adds a push.
+    /// Adds a push, as long as the connection is there.
     pub(crate) fn add(&self, session: Session) {
-        self.open().sessions.insert(session.id.clone(), Arc::new(session));
+        let mut open = self.open();
+        if !open.is_over {
+            open.sessions.insert(session.id.clone(), Arc::new(session));
+        }
+    }
+
+    /// Gives up all pushes: their connection has ended. What is being done for them holds them until it is done.
+    pub(crate) fn end(&self) {
+        let mut open = self.open();
+        open.is_over = true;
+        let sessions = std::mem::take(&mut open.sessions);
+        drop(open);
+        drop(sessions);
     }
 
     /// Returns an open push.
