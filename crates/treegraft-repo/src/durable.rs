@@ -15,7 +15,9 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, RenameFlags, fchmod, linkat, mkdirat, openat, renameat, renameat_with, unlinkat},
+    fs::{
+        AtFlags, Mode, OFlags, RenameFlags, fchmod, fstat, linkat, mkdirat, openat, renameat, renameat_with, unlinkat,
+    },
     io::Errno,
 };
 
@@ -101,6 +103,17 @@ pub(crate) fn create(dir: impl AsFd, name: &str) -> io::Result<File> {
     let file = openat(dir, name, flags, FILE_MODE)?;
     fchmod(&file, FILE_MODE)?;
     Ok(File::from(file))
+}
+
+/// Tells whether new files get the mode 0644 without being asked again: neither the umask nor the directory's default ACL
+/// changes it.
+pub(crate) fn is_mode_kept(dir: impl AsFd) -> io::Result<bool> {
+    unlink_if_there(&dir, TEMPORARY)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&dir, TEMPORARY, flags, FILE_MODE)?;
+    let is_kept = Mode::from_raw_mode(fstat(&file)?.st_mode & 0o7777) == FILE_MODE;
+    unlink_if_there(&dir, TEMPORARY)?;
+    Ok(is_kept)
 }
 
 /// Replaces a file, or makes it. The data is durable on return, the name after `sync_dir` of the directory.

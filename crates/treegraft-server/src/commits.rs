@@ -72,18 +72,15 @@ impl<'p> Commits<'p> {
         let commit = Commit::decode(&data)
             .map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&id))?;
         let (staging, objects) = (self.staging, &mut self.objects);
-        let mut failure = None;
-        let mut visit = |name: ObjectName| match staging.has(name) {
-            Ok(true) => objects.push(name),
-            Ok(false) => {}
-            Err(error) => failure = Some(error),
+        let mut visit = |name: ObjectName| {
+            if staging.has(name) {
+                objects.push(name);
+            }
         };
-        let is_complete =
-            self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_check)?;
-        match failure {
-            Some(error) => Err(from_read(error)),
-            None if is_complete => Ok(commit),
-            None => Err(incomplete(offer, self.closure.missing(), self.closure.missing_count())),
+        if self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_check)? {
+            Ok(commit)
+        } else {
+            Err(incomplete(offer, self.closure.missing(), self.closure.missing_count()))
         }
     }
 

@@ -1,7 +1,6 @@
 //! Making staging areas, adopting dead ones, deleting them.
 
 use std::{
-    collections::HashSet,
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -15,7 +14,7 @@ use rustix::{
 };
 use treegraft_object::{ObjectKind, ObjectName, verify};
 
-use super::{StagingError, stat};
+use super::{StagingError, index::Index, stat};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
     durable::{self, open_dir, rename_new},
@@ -36,36 +35,20 @@ pub(super) struct Owned {
     pub(super) lock: FileLock,
 }
 
-/// The objects of dead staging areas.
-#[derive(Debug, Default)]
-pub(super) struct Adopted {
-    pub(super) names: HashSet<ObjectName>,
-    /// Their size on disk in bytes.
-    pub(super) bytes: u64,
-}
-
-impl Adopted {
-    fn add(&mut self, name: ObjectName, bytes: u64) {
-        if self.names.insert(name) {
-            self.bytes += bytes;
-        }
-    }
-}
-
 /// Opens a staging area in `root` that holds all objects of dead ones.
 ///
 /// The first dead one of the running boot is taken over as it is, which renames nothing.
-pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Adopted), StagingError> {
+pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Index), StagingError> {
     let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
     let boot_id = boot_id::current().map_err(fail)?;
     let mut own: Option<Owned> = None;
-    let mut adopted = Adopted::default();
+    let index = Index::default();
     for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
         let Some(dead) = lock(root, root_path, &name)? else { continue };
         let is_same_boot = read_boot_id(dead.dir.as_fd()).map_err(fail)?.as_deref() == Some(&boot_id);
         let taken = match &own {
             None if is_same_boot => {
-                let taken = take_over(&dead, &mut adopted);
+                let taken = take_over(&dead, &index);
                 own = Some(dead);
                 taken
             }
@@ -75,7 +58,7 @@ pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Ado
                     None => create(root, root_path, &boot_id)?,
                 };
                 let into = own.insert(into);
-                merge(root, &dead, into, root_path, is_same_boot, &mut adopted)
+                merge(root, &dead, into, root_path, is_same_boot, &index)
             }
         };
         taken.map_err(|source| StagingError::Io { path: root_path.join(&name), source })?;
@@ -84,7 +67,7 @@ pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Ado
         Some(own) => own,
         None => create(root, root_path, &boot_id)?,
     };
-    Ok((own, adopted))
+    Ok((own, index))
 }
 
 /// Locks a staging area, or returns nothing when it is alive or gone.
@@ -152,10 +135,10 @@ fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
 }
 
 /// Lists the objects, and deletes everything else but the area's own files.
-fn take_over(own: &Owned, adopted: &mut Adopted) -> io::Result<()> {
+fn take_over(own: &Owned, index: &Index) -> io::Result<()> {
     for_each_file(own.dir.as_fd(), &mut |directory, file| match file.object {
         Some(name) => {
-            adopted.add(name, file.bytes);
+            index.adopt(name, file.bytes);
             Ok(())
         }
         None => Ok(unlinkat(directory, file.name, AtFlags::empty())?),
@@ -169,7 +152,7 @@ fn merge(
     own: &Owned,
     root_path: &Path,
     is_same_boot: bool,
-    adopted: &mut Adopted,
+    index: &Index,
 ) -> io::Result<()> {
     let path = root_path.join(&dead.name);
     let loose = LooseDir::new(dead.dir.as_fd(), &path, Mode::Archive);
@@ -179,7 +162,7 @@ fn merge(
             return Ok(());
         }
         if move_object(dead, own, name)? {
-            adopted.add(name, file.bytes);
+            index.adopt(name, file.bytes);
         }
         fault::point("staging:adopted")
     })?;

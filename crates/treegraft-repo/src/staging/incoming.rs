@@ -88,7 +88,9 @@ impl<'s> Incoming<'s> {
     fn name_it(self) -> io::Result<bool> {
         let Some(mut temporary) = self.file else { return Ok(false) };
         let dir = self.staging.dir();
-        fchmod(&temporary.file, FILE_MODE)?;
+        if !self.staging.is_mode_kept {
+            fchmod(&temporary.file, FILE_MODE)?;
+        }
         self.staging.per_object.sync_file(&temporary.file)?;
         fault::point("staging:written")?;
         let is_new = if self.name.kind == ObjectKind::CommitMeta {
@@ -110,8 +112,8 @@ impl Write for Incoming<'_> {
             return Ok(data.len());
         }
         if self.file.is_none() {
-            // A large object that is known is not written again. For small ones the look-up costs more than it saves.
-            self.is_known = self.staging.has(self.name).map_err(io::Error::other)?;
+            // A large object that is known is not written again.
+            self.is_known = self.staging.has(self.name);
         }
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {

@@ -20,7 +20,7 @@ impl<'a> StagedView<'a> {
 
 impl Find for StagedView<'_> {
     fn has(&self, name: ObjectName) -> Result<bool, ReadError> {
-        Ok(self.staging.has(name)? || self.repo.has(name)?)
+        Ok(self.staging.has(name) || self.repo.has(name)?)
     }
 
     fn metadata(&self, name: ObjectName) -> Result<Option<Vec<u8>>, ReadError> {
@@ -31,6 +31,9 @@ impl Find for StagedView<'_> {
     }
 
     fn archived_file(&self, id: ContentId) -> Result<Option<ArchivedFile>, ReadError> {
+        if let Some(known) = self.staging.index.archived_file(id) {
+            return Ok(Some(known));
+        }
         match self.staging.loose().archived_file(id)? {
             None => self.repo.archived_file(id),
             found => Ok(found),

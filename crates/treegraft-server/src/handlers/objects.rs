@@ -53,6 +53,9 @@ fn take(receiver: &Receiver, session: &Session, body: BlockingBody) -> Result<Ob
             let data = read_metadata(receiver, session, name, &mut object)?;
             staging.stage_metadata(name, &data).map_err(from_staging)?
         };
+        if let Some(flush) = staging.due_flush(&staged) {
+            receiver.work.spawn_blocking(|| flush.run());
+        }
         if staged.is_new {
             answer.objects += 1;
             answer.bytes += staged.archived_bytes;
