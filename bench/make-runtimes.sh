@@ -23,18 +23,21 @@ with_dependencies() {
   apt-cache depends --recurse --no-{recommends,suggests,conflicts,breaks,replaces,enhances} "$@" |
     grep -E '^[a-z0-9][^:]*$' | sort -u
 }
-version_of() { # package, head|tail: the newest or the oldest on offer
-  apt-cache madison "$1" | awk '{print $3}' | "$2" -n 1
+versions_of() { # newest|oldest, package...: a line with package and version for each that is on offer
+  local which=$1; shift
+  apt-cache madison "$@" | awk -v which="$which" '
+    !($1 in found) { order[++count] = $1 }
+    !($1 in found) || which == "oldest" { found[$1] = $3 }
+    END { for (at = 1; at <= count; at++) print order[at], found[order[at]] }'
 }
-make_build_dir() { # kind, version, head|tail, package...
-  local kind=$1 build=$out/$1-$2 pick=$3 usr; shift 3
+make_build_dir() { # kind, number, newest|oldest, package...
+  local kind=$1 build=$out/$1-$2 which=$3 usr package version deb; shift 3
   usr=$build/usr; rm -rf "$build"; mkdir -p "$usr" "$build/files" "$build/root"
-  for package in $(with_dependencies "$@"); do
-    version=$(version_of "$package" "$pick"); [ -n "$version" ] || continue
+  while read -r package version; do
     deb=debs/${package}_${version//:/%3a}
-    compgen -G "$deb"_*.deb >/dev/null || (cd debs && apt-get download -q "$package=$version" >/dev/null)
+    compgen -G "$deb"_*.deb >/dev/null || (cd debs && apt-get download -q "$package=$version" >/dev/null 2>&1)
     dpkg-deb --fsys-tarfile "$deb"_*.deb | tar -x -C "$build/root" --no-same-owner
-  done
+  done < <(versions_of "$which" $(with_dependencies "$@"))
   for dir in bin sbin lib lib64; do
     if [ -d "$build/root/$dir" ]; then mkdir -p "$usr/$dir"; cp -a --remove-destination "$build/root/$dir/." "$usr/$dir/"; fi
   done
@@ -47,9 +50,9 @@ make_build_dir() { # kind, version, head|tail, package...
     "$kind" > "$build/metadata"
 }
 for version in 1 2; do
-  if [ $version = 1 ]; then pick=tail; else pick=head; fi
-  make_build_dir Platform $version $pick "${platform[@]}"
-  make_build_dir Sdk $version $pick "${platform[@]}" "${sdk[@]}"
+  if [ $version = 1 ]; then which=oldest; else which=newest; fi
+  make_build_dir Platform $version $which "${platform[@]}"
+  make_build_dir Sdk $version $which "${platform[@]}" "${sdk[@]}"
   rm -rf "repo-$version"
   for kind in Platform Sdk; do
     flatpak build-export --disable-sandbox --no-update-summary --runtime --timestamp=2026-01-0${version}T00:00:00Z \

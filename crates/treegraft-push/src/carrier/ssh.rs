@@ -117,12 +117,28 @@ impl SshError {
     }
 }
 
+/// The process of ssh. It is killed when nobody waits for its end any more, unless it was let go.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    is_let_go: bool,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.is_let_go {
+            // It may have ended already.
+            let _ = self.child.start_kill();
+        }
+    }
+}
+
 /// A running ssh.
 #[derive(Debug)]
 pub struct SshCarrier {
     target: SshTarget,
     command: String,
-    child: Child,
+    process: Process,
     stderr: JoinHandle<()>,
     messages: Arc<Mutex<Vec<u8>>>,
     noise: Noise,
@@ -142,7 +158,7 @@ impl SshCarrier {
             None => target.host.clone(),
         };
         ssh.arg("--").arg(host).arg(format!("{command} receive -- {}", shell_quoted(&target.path)));
-        ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = |source| SshError::Start { program: options.program.clone(), source };
         let mut child = ssh.spawn().map_err(start)?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -155,19 +171,22 @@ impl SshCarrier {
         let messages = Arc::default();
         let stderr = tokio::spawn(collect(stderr, Arc::clone(&messages)));
         let (stdout, noise) = SkipToBanner::new(stdout);
-        let carrier = Self { target: target.clone(), command, child, stderr, messages, noise };
+        let process = Process { child, is_let_go: false };
+        let carrier = Self { target: target.clone(), command, process, stderr, messages, noise };
         Ok((carrier, SshStream { stdin, stdout }))
     }
 
-    /// Waits for ssh to end after its stream was dropped and all went well. What it says then is of no interest.
-    pub async fn close(mut self) {
-        let _ = self.exit_status().await;
-        // A background process of the far side may keep its end open for ever.
+    /// Lets ssh end by itself after all went well. What it says then is of no interest.
+    ///
+    /// It is not waited for, since the far side needs a round trip to say goodbye, and not killed, since other sessions
+    /// may share its connection.
+    pub fn close(mut self) {
+        self.process.is_let_go = true;
         self.stderr.abort();
     }
 
     async fn exit_status(&mut self) -> Option<ExitStatus> {
-        match tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await {
+        match tokio::time::timeout(EXIT_TIMEOUT, self.process.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => None,
         }

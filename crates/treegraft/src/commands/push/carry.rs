@@ -65,7 +65,7 @@ pub(crate) async fn push_over_ssh(
             Err(if progress.is_opened() { connection_lost(target, error, end) } else { end.into() })
         }
         result => {
-            carrier.close().await;
+            carrier.close();
             Ok(result?)
         }
     }
