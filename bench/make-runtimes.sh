@@ -7,7 +7,7 @@
 #   OUT/repo-1   OUT/repo-2
 #
 # Version 1 takes the oldest, version 2 the newest package that the configured sources offer: what differs is a real week
-# of updates. `full` downloads 1.2 GB, needs 20 GB of disk and ten minutes for `flatpak build-export`.
+# of updates. `full` downloads 1.2 GB, needs 20 GB of disk and two cores for five minutes of `flatpak build-export`.
 set -euo pipefail
 out=$(realpath -m "${1:?OUT is missing}"); size=${2:-full}
 platform=(libglib2.0-0 python3-minimal openssl curl libxml2)
@@ -49,13 +49,18 @@ make_build_dir() { # kind, number, newest|oldest, package...
   printf '[Runtime]\nname=org.example.%s\nruntime=org.example.Platform/x86_64/master\nsdk=org.example.Sdk/x86_64/master\n' \
     "$kind" > "$build/metadata"
 }
-for version in 1 2; do
-  if [ $version = 1 ]; then which=oldest; else which=newest; fi
-  make_build_dir Platform $version $which "${platform[@]}"
-  make_build_dir Sdk $version $which "${platform[@]}" "${sdk[@]}"
-  rm -rf "repo-$version"
+export_version() { # number: the Sdk after the Platform, into one repository
+  rm -rf "repo-$1"
   for kind in Platform Sdk; do
-    flatpak build-export --disable-sandbox --no-update-summary --runtime --timestamp=2026-01-0${version}T00:00:00Z \
-      "repo-$version" "$kind-$version" master
+    flatpak build-export --disable-sandbox --no-update-summary --runtime --timestamp="2026-01-0$1T00:00:00Z" \
+      "repo-$1" "$kind-$1" master
   done
+}
+for number in 1 2; do
+  if [ $number = 1 ]; then which=oldest; else which=newest; fi
+  make_build_dir Platform $number $which "${platform[@]}"
+  make_build_dir Sdk $number $which "${platform[@]}" "${sdk[@]}"
 done
+export_version 1 &
+export_version 2
+wait $!
