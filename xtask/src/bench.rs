@@ -1,9 +1,14 @@
 //! `cargo xtask bench`: pushes real runtimes through a real sshd, side by side with what people use today.
 //!
 //! Every case runs in rounds, the ways in turn, so that a machine whose speed drifts is fair to all of them. The client,
-//! the server and sshd share the machine; read the times as ratios.
+//! the server and sshd share the machine; read the times as ratios. Memory is measured in a run of its own, since what
+//! measures it takes time.
+//!
+//! Every run works in a place of its own, and all are removed at the end: ext4 does not give out the inodes of deleted
+//! files for some minutes, and looks for others as long as a push takes.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -36,8 +41,20 @@ const LONG_BYTES_PER_SEC: u64 = 100_000_000 / 8;
 struct Sample {
     seconds: f64,
     up_bytes: u64,
+}
+
+/// The memory that a push needs at most on each side.
+#[derive(Default)]
+struct Peak {
     client_mib: Option<u64>,
     server_mib: Option<u64>,
+}
+
+/// What a push is run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Time,
+    Memory,
 }
 
 struct Bench {
@@ -46,6 +63,7 @@ struct Bench {
     treegraft: PathBuf,
     sshd: Sshd,
     config: PathBuf,
+    places: Cell<u32>,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
@@ -61,7 +79,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
         format!("[defaults]\ngpg-keys = [\"{}\"]\ngpg-homedir = \"{}\"\n", gpg.fingerprint(), gpg.home().display());
     fs::write(&config, keys).map_err(|source| file("write", &config, source))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
-    let bench = Bench { work, data: args.data.clone(), treegraft: target.join("release/treegraft"), sshd, config };
+    let bench = Bench {
+        work,
+        data: args.data.clone(),
+        treegraft: target.join("release/treegraft"),
+        sshd,
+        config,
+        places: Cell::new(0),
+    };
     bench.all(args.rounds)?;
     fs::remove_dir_all(&bench.work).map_err(|source| file("remove", &bench.work, source))
 }
@@ -78,17 +103,19 @@ impl Bench {
         };
         let empty = self.work.join("empty");
         shell::run(shell::command(&self.treegraft).arg("init").arg(&empty))?;
+        let base = self.copy_of(&empty)?;
+        let first_peak = self.push_into(&base, "repo-1", self.sshd.port(), Purpose::Memory)?;
+        let update_peak = self.push_into(&self.copy_of(&base)?, "repo-2", self.sshd.port(), Purpose::Memory)?;
+        let nothing_peak = self.push_into(&self.copy_of(&base)?, "repo-1", self.sshd.port(), Purpose::Memory)?;
+
         let mut first = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             first[0].push(self.push(&empty, "repo-1", here)?);
             first[1].push(self.rsync_and_commit_from(&empty, here)?);
         }
-        report("first push, loopback", "treegraft push", &first[0]);
-        report("first push, loopback", "rsync + flatpak build-commit-from", &first[1]);
+        report("first push, loopback", "treegraft push", &first[0], &first_peak);
+        report("first push, loopback", "rsync + `flatpak build-commit-from`", &first[1], &Peak::default());
 
-        let base = self.work.join("base");
-        link_copy(&empty, &base)?;
-        self.push_into(&base, "repo-1", self.sshd.port())?;
         let mut update = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..rounds {
             update[0].push(self.push(&base, "repo-2", far)?);
@@ -96,48 +123,73 @@ impl Bench {
             update[2].push(self.push(&base, "repo-1", far)?);
             update[3].push(self.login(far)?);
         }
-        report("version 2, 100 ms, 100 Mbit/s", "treegraft push", &update[0]);
-        report("version 2, 100 ms, 100 Mbit/s", "rsync of objects alone", &update[1]);
-        report("nothing new, 100 ms, 100 Mbit/s", "treegraft push", &update[2]);
-        report("nothing new, 100 ms, 100 Mbit/s", "ssh login and `true`", &update[3]);
+        report("version 2, 100 ms, 100 Mbit/s", "treegraft push", &update[0], &update_peak);
+        report("version 2, 100 ms, 100 Mbit/s", "rsync of objects alone", &update[1], &Peak::default());
+        report("nothing new, 100 ms, 100 Mbit/s", "treegraft push", &update[2], &nothing_peak);
+        report("nothing new, 100 ms, 100 Mbit/s", "ssh login and `true`", &update[3], &Peak::default());
         Ok(())
+    }
+
+    /// Returns a path where nothing was before.
+    fn place(&self) -> PathBuf {
+        self.places.set(self.places.get() + 1);
+        self.work.join(self.places.get().to_string())
+    }
+
+    /// Copies a repository by hard links: objects never change, everything else is replaced, not written to.
+    fn copy_of(&self, repo: &Path) -> Result<PathBuf, TaskError> {
+        let copy = self.place();
+        shell::run(shell::command("cp").arg("-al").arg(repo).arg(&copy))?;
+        // What a push may write to instead of replacing it.
+        let _ = fs::remove_file(copy.join(".lock"));
+        let private = copy.join(".treegraft");
+        if private.exists() {
+            let _ = fs::remove_dir_all(&private);
+            shell::run(shell::command("cp").arg("-a").arg(repo.join(".treegraft")).arg(&private))?;
+        }
+        // The next run must not wait for what this one left to be written.
+        shell::run(&mut shell::command("sync"))?;
+        Ok(copy)
     }
 
     /// Pushes into a copy of a server's repository.
     fn push(&self, server: &Path, version: &str, link: LinkOptions) -> Result<Sample, TaskError> {
-        let copy = self.work.join("server");
-        link_copy(server, &copy)?;
+        let copy = self.copy_of(server)?;
         let link = SlowLink::start(self.sshd.addr(), link);
-        let mut sample = self.push_into(&copy, version, link.port())?;
-        sample.up_bytes = link.carried_bytes(Direction::Up);
-        Ok(sample)
+        let start = Instant::now();
+        self.push_into(&copy, version, link.port(), Purpose::Time)?;
+        Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes: link.carried_bytes(Direction::Up) })
     }
 
-    fn push_into(&self, server: &Path, version: &str, port: u16) -> Result<Sample, TaskError> {
+    fn push_into(&self, server: &Path, version: &str, port: u16, purpose: Purpose) -> Result<Peak, TaskError> {
         let receive = self.work.join("receive");
-        let server_peak = self.work.join("server-peak");
-        let client_peak = self.work.join("client-peak");
+        let (client_peak, server_peak) = (self.work.join("client-peak"), self.work.join("server-peak"));
+        let measured = |peak: &Path| match purpose {
+            Purpose::Memory => format!("python3 -c '{MEASURE}' '{}' ", peak.display()),
+            Purpose::Time => String::new(),
+        };
         let program = self.treegraft.display();
+        let config = self.config.display();
         let script = format!(
-            "#!/bin/sh\nshift\nexec python3 -c '{MEASURE}' '{}' '{program}' receive --config '{}' \"$@\"\n",
-            server_peak.display(),
-            self.config.display()
+            "#!/bin/sh\nshift\nexec {}'{program}' receive --config '{config}' \"$@\"\n",
+            measured(&server_peak)
         );
         fs::write(&receive, script).map_err(|source| file("write", &receive, source))?;
-        let mut push = shell::command("python3");
-        push.args(["-c", MEASURE]).arg(&client_peak).arg(&self.treegraft);
+        let mut push = shell::command("sh");
+        push.arg("-c").arg(format!("exec {}'{program}' \"$@\"", measured(&client_peak))).arg("sh");
         push.arg("push").arg("--repo").arg(self.data.join(version)).arg("-F").arg(self.sshd.client_config());
         push.args(["-p", &port.to_string()]).arg("--remote-command").arg(format!("sh {}", receive.display()));
         push.arg(format!("{}:{}", self.sshd.host(), server.display()));
-        let seconds = timed(&mut push)?;
-        Ok(Sample { seconds, up_bytes: 0, client_mib: peak_mib(&client_peak), server_mib: peak_mib(&server_peak) })
+        shell::read(&mut push)?;
+        Ok(match purpose {
+            Purpose::Memory => Peak { client_mib: peak_mib(&client_peak), server_mib: peak_mib(&server_peak) },
+            Purpose::Time => Peak::default(),
+        })
     }
 
     /// What people do without a push: everything to an empty place, then on top of the branch.
     fn rsync_and_commit_from(&self, server: &Path, link: LinkOptions) -> Result<Sample, TaskError> {
-        let (copy, incoming) = (self.work.join("server"), self.work.join("incoming"));
-        link_copy(server, &copy)?;
-        let _ = fs::remove_dir_all(&incoming);
+        let (copy, incoming) = (self.copy_of(server)?, self.place());
         make_folder(&incoming)?;
         let link = SlowLink::start(self.sshd.addr(), link);
         let mut seconds = timed(&mut self.rsync(&link, &self.data.join("repo-1"), &incoming))?;
@@ -145,16 +197,15 @@ impl Bench {
         commit.args(["build-commit-from", "--no-update-summary"]);
         commit.arg(format!("--src-repo={}", incoming.display())).arg(&copy);
         seconds += timed(&mut commit)?;
-        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up), client_mib: None, server_mib: None })
+        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up) })
     }
 
     fn rsync_objects(&self, server: &Path, link: LinkOptions) -> Result<Sample, TaskError> {
-        let copy = self.work.join("server");
-        link_copy(server, &copy)?;
+        let copy = self.copy_of(server)?;
         let link = SlowLink::start(self.sshd.addr(), link);
         let mut rsync = self.rsync(&link, &self.data.join("repo-2/objects"), &copy.join("objects"));
         let seconds = timed(rsync.arg("--ignore-existing"))?;
-        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up), client_mib: None, server_mib: None })
+        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up) })
     }
 
     fn rsync(&self, link: &SlowLink, from: &Path, to: &Path) -> Command {
@@ -170,18 +221,8 @@ impl Bench {
         let mut ssh = shell::command("ssh");
         ssh.arg("-F").arg(self.sshd.client_config()).args(["-p", &link.port().to_string(), self.sshd.host(), "true"]);
         let seconds = timed(&mut ssh)?;
-        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up), client_mib: None, server_mib: None })
+        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up) })
     }
-}
-
-/// Copies a repository by hard links: objects never change, everything else is replaced, not written to.
-fn link_copy(from: &Path, to: &Path) -> Result<(), TaskError> {
-    let _ = fs::remove_dir_all(to);
-    shell::run(shell::command("cp").arg("-al").arg(from).arg(to))?;
-    let _ = fs::remove_file(to.join(".lock"));
-    let _ = fs::remove_dir_all(to.join(".treegraft"));
-    // The next run must not wait for what this one left to be written.
-    shell::run(&mut shell::command("sync"))
 }
 
 /// Runs a program and writes the peak memory of its process to a file, in KiB.
@@ -198,15 +239,13 @@ fn timed(command: &mut Command) -> Result<f64, TaskError> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn report(case: &str, way: &str, samples: &[Sample]) {
+fn report(case: &str, way: &str, samples: &[Sample], peak: &Peak) {
     let mut seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
     seconds.sort_by(f64::total_cmp);
     let (min, median, max) = (seconds[0], seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
     let up = samples.iter().map(|sample| sample.up_bytes).max().unwrap_or(0) / 100_000;
-    let peak = |of: fn(&Sample) -> Option<u64>| {
-        samples.iter().filter_map(of).max().map_or_else(|| "–".to_owned(), |mib| mib.to_string())
-    };
-    let (client, server) = (peak(|sample| sample.client_mib), peak(|sample| sample.server_mib));
+    let shown = |mib: Option<u64>| mib.map_or_else(|| "–".to_owned(), |mib| mib.to_string());
+    let (client, server) = (shown(peak.client_mib), shown(peak.server_mib));
     println!("| {case} | {way} | {min:.1}, {median:.1}, {max:.1} | {}.{} | {client} | {server} |", up / 10, up % 10);
 }
 
