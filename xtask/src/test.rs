@@ -42,7 +42,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<(), TaskError> {
         println!("Tests that need {} are skipped; to run them: {install}", missing.programs.join(", "));
     }
     let mut tests = shell::cargo();
-    tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(&args.cargo_args);
+    tests.args(["test", "--locked", "--no-fail-fast"]);
+    // Beside `--workspace`, cargo would not look at the choice of packages.
+    let is_choice = |arg: &String| arg.starts_with("-p") || arg.starts_with("--package");
+    if !args.cargo_args.iter().any(is_choice) {
+        tests.arg("--workspace");
+    }
+    tests.args(&args.cargo_args);
     if missing.is_empty() {
         tests.env("TREEGRAFT_REQUIRE_ORACLES", "1");
     }
