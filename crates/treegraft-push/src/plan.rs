@@ -1,7 +1,8 @@
 //! Finding out what has to be sent.
 //!
-//! A thread reads every dirtree that can be reached here, breadth first, and hands its name on; questions about them go to
-//! the server in large batches, several at a time, while the walk goes on. A dirtree below which the server has
+//! A thread reads every dirtree that can be reached here, breadth first, and hands its name on; it begins while the
+//! connection is made. Questions about the dirtrees go to the server in large batches, several at a time, while the walk
+//! goes on. A dirtree below which the server has
 //! everything is done with. Of the others, files and dirmetas are asked for in the same way. What turns out to be missing
 //! goes to the senders at once: they begin after the first answer, not after the walk.
 //!
@@ -17,7 +18,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use treegraft_object::{CommitId, DirTreeId, ObjectKind, ObjectName};
 use treegraft_repo::{Find, Mode, ReadError, Repo};
 use treegraft_wire::{ApiError, GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
@@ -52,20 +53,50 @@ pub(crate) struct Plan {
     pub(crate) missing_objects: u64,
 }
 
+/// A walk under way. Dropping it ends it.
+pub(crate) struct Walk {
+    roots: Vec<CommitId>,
+    names_per_batch: usize,
+    batches: mpsc::Receiver<Batch>,
+    thread: JoinHandle<Result<(), ReadError>>,
+}
+
+impl Walk {
+    /// Starts before the server has said anything: nearly always it wants all commits, and no others.
+    pub(crate) fn ahead(source: &Arc<Source>) -> Self {
+        Self::start(source, source.commits.iter().map(|pushed| pushed.id).collect(), QUESTION_NAMES)
+    }
+
+    fn start(source: &Arc<Source>, roots: Vec<CommitId>, names_per_batch: usize) -> Self {
+        let (sender, batches) = mpsc::channel(WAITING_BATCHES);
+        let (source, from) = (Arc::clone(source), roots.clone());
+        let thread = tokio::task::spawn_blocking(move || walk(&source.repo, from, names_per_batch, &sender));
+        Self { roots, names_per_batch, batches, thread }
+    }
+
+    /// Goes on if it is the walk that is wanted, or starts that one.
+    fn over(self, source: &Arc<Source>, roots: Vec<CommitId>, names_per_batch: usize) -> Self {
+        if self.roots == roots && self.names_per_batch == names_per_batch {
+            return self;
+        }
+        drop(self.batches);
+        Self::start(source, roots, names_per_batch)
+    }
+}
+
 /// Plans a push. Every object that has to be sent goes to `queue`, once.
 pub(crate) async fn plan(
     client: &Client,
     source: &Arc<Source>,
     opened: &OpenAnswer,
     options: &PushOptions,
+    ahead: Walk,
     reporter: &dyn Reporter,
     queue: mpsc::UnboundedSender<PlannedObject>,
 ) -> Result<Plan, PushError> {
     let names_per_question = QUESTION_NAMES.min(opened.limits.question_names.max(1) as usize);
-    let roots = roots(source, opened, options)?;
-    let (batches, walked) = mpsc::channel(WAITING_BATCHES);
-    let owned = Arc::clone(source);
-    let walk = tokio::task::spawn_blocking(move || walk(&owned.repo, roots, names_per_question, &batches));
+    let Walk { batches: walked, thread: walk, .. } =
+        ahead.over(source, roots(source, opened, options)?, names_per_question);
     let asked = Arc::new(AtomicU64::new(0));
     let planner = Planner {
         client,

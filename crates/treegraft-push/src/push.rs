@@ -11,7 +11,7 @@ use treegraft_wire::{
 
 use crate::{
     Client, ClientError, Event, PlannedObject, PushError, Reporter, Source,
-    plan::{Plan, plan},
+    plan::{Plan, Walk, plan},
     transfer::{Transferred, transfer},
 };
 
@@ -82,6 +82,7 @@ pub async fn push(
     reporter: Arc<dyn Reporter>,
 ) -> Result<Outcome, PushError> {
     let source = Arc::new(source);
+    let ahead = Walk::ahead(&source);
     let opened = client.open(&request(&source, options)).await?;
     check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));
@@ -91,7 +92,7 @@ pub async fn push(
 
     let (queue, planned) = mpsc::unbounded_channel();
     enqueue_detached_metadata(&source, options, &opened, &queue)?;
-    let planning = plan(client, &source, &opened, options, &*reporter, queue);
+    let planning = plan(client, &source, &opened, options, ahead, &*reporter, queue);
     if options.purpose == Purpose::DryRun {
         let plan = planning.await?;
         let mut outcome = outcome(&source, opened, plan, Transferred::default());
