@@ -97,6 +97,6 @@ pub use open::{OpenError, Repo};
 pub use publish_lock::{FoundRef, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
 pub use ref_edit::{RefEdit, RefEditError};
 pub use refs::{RefError, RefTarget};
-pub use staging::{Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};
+pub use staging::{Cleared, Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};
 pub use store::{Content, Listing, Objects};
 pub use transaction::{Committed, MAX_EDITS, Prepared, Transaction, TransactionError};

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The directory's name.
-const NAME: &str = ".treegraft";
+pub(crate) const NAME: &str = ".treegraft";
 
 /// Opens `.treegraft`, or makes it.
 pub(crate) fn open(repo: &Repo) -> io::Result<OwnedFd> {

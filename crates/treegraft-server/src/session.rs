@@ -94,6 +94,10 @@ impl Session {
             refs.push(RefState { name: offer.name.clone(), head, verdict });
         }
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
+        if Staging::is_any_there(&receiver.repo) {
+            // What cannot be deleted now is deleted a later time.
+            let _ = Staging::clear_leftovers(&receiver.repo, (receiver.clock)());
+        }
         let (staging, resumed) = if is_needed {
             let (staging, resumed) = Staging::open(&receiver.repo).map_err(from_staging)?;
             // Detached metadata has no checksum: that of an earlier push is not this one's, and is sent again.

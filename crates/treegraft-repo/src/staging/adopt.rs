@@ -14,7 +14,7 @@ use rustix::{
 };
 use treegraft_object::{ObjectKind, ObjectName, verify};
 
-use super::{StagingError, index::Index, stat};
+use super::{Cleared, StagingError, index::Index, stat};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
     durable::{self, open_dir, rename_new},
@@ -93,6 +93,50 @@ pub(super) fn is_linked(dir: BorrowedFd<'_>, lock: &FileLock) -> bool {
         (Ok(Some(there)), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
         _ => false,
     }
+}
+
+/// Whether dead areas are cleared, or only told what would be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clearing {
+    Done,
+    Told,
+}
+
+/// Deletes from dead areas the objects that are old, and what was being received; and areas in which nothing is left.
+///
+/// `is_old` is given when an object was written, in seconds since 1970 UTC.
+pub(super) fn clear(
+    root: BorrowedFd<'_>,
+    root_path: &Path,
+    is_old: &dyn Fn(i64) -> bool,
+    clearing: Clearing,
+) -> Result<Cleared, StagingError> {
+    let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
+    let mut cleared = Cleared::default();
+    for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
+        // As long as its lock is held here nobody adopts it, and it is no push's that is alive.
+        let Some(dead) = lock(root, root_path, &name)? else { continue };
+        let mut is_any_left = false;
+        let mut clear = || {
+            for_each_file(dead.dir.as_fd(), &mut |directory, file| {
+                if file.object.is_some() && !is_old(file.modified_secs) {
+                    is_any_left = true;
+                    return Ok(());
+                }
+                cleared.objects += u64::from(file.object.is_some());
+                cleared.bytes += file.bytes;
+                if clearing == Clearing::Told {
+                    return Ok(());
+                }
+                unlinkat(directory, file.name, AtFlags::empty())?;
+                fault::point("staging:cleared")
+            })?;
+            cleared.areas += u64::from(!is_any_left);
+            if is_any_left || clearing == Clearing::Told { Ok(()) } else { delete(root, &dead.name, dead.dir.as_fd()) }
+        };
+        clear().map_err(|source| StagingError::Io { path: root_path.join(&dead.name), source })?;
+    }
+    Ok(cleared)
 }
 
 /// Makes an empty staging area.
