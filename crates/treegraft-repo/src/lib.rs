@@ -38,25 +38,27 @@
 //! | lock | holder | kind |
 //! |---|---|---|
 //! | `.lock` | whoever adds objects or moves refs, from the first look-up to the last ref | shared |
-//! | `.lock` | whoever deletes objects: `ostree prune`, `flatpak build-update-repo --prune` | exclusive |
+//! | `.lock` | whoever deletes objects: [`prune`], `ostree prune`, `flatpak build-update-repo --prune` | exclusive |
 //! | `.treegraft/publish.lock` | one publish, or the recovery after a crashed one | exclusive |
 //! | `.treegraft/staging/*/lock` | the push that owns the staging area, as long as it lives | exclusive |
 //!
 //! All are open-file-description locks. Readers take none: [`Repo`], [`Closure`] and [`fsck`] see objects come and, if
 //! somebody prunes, go; whoever must not miss an object holds the lock shared. They are taken in the order publish lock,
-//! `.lock`; see [`lock`](RepoLock) for waiting and timeouts.
+//! `.lock`; see [`lock`](RepoLock) for waiting and timeouts. [`prune`] waits for neither while it
+//! holds the other.
 //!
 //! # What a crash leaves
 //!
 //! * In [`Repo::init`]: a directory without `objects`, which is no repository; the next `init` finishes it.
 //! * While receiving: a staging area whose lock is free. The next push adopts what is in it.
 //! * While publishing: objects without a ref, which harm nothing, or a journal, which the next publish carries out.
+//! * In [`prune`]: objects without a ref.
 //!
 //! # Limits
 //!
 //! A metadata object has at most 128 MiB and is read as a whole; content objects are streamed. `config` has at most 4 MiB, a
 //! ref's file 1 KiB, parents are at most 8 behind each other, trees are nested at most 2048 deep. A [`Closure`] needs some
-//! 50 bytes for each distinct object, [`fsck`] 33 for each.
+//! 50 bytes for each distinct object, [`fsck`] 33 for each, [`prune`] 32.
 #![forbid(unsafe_code)]
 
 mod boot_id;
@@ -77,6 +79,7 @@ mod lock;
 mod mode;
 mod open;
 mod private_dir;
+pub mod prune;
 mod publish_lock;
 mod ref_edit;
 mod refs;

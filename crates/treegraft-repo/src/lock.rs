@@ -169,9 +169,18 @@ impl RepoLock {
     /// `waiting` is called after each failed try with the time waited so far. As in libostree nothing is locked with
     /// `core.locking=false` and when this process cannot write to `objects/`.
     pub fn acquire(repo: &Repo, kind: LockKind, waiting: &mut dyn FnMut(Duration)) -> Result<Self, LockError> {
-        let config = repo.config();
-        let lock = if config.locking && repo.is_writable() {
-            Some(FileLock::acquire(&repo.path().join(".lock"), kind, config.lock_timeout, waiting)?)
+        Self::acquire_within(repo, kind, repo.config().lock_timeout, waiting)
+    }
+
+    /// Waits for the lock as [`acquire`](Self::acquire) does, at most as long as is told.
+    pub fn acquire_within(
+        repo: &Repo,
+        kind: LockKind,
+        timeout: LockTimeout,
+        waiting: &mut dyn FnMut(Duration),
+    ) -> Result<Self, LockError> {
+        let lock = if repo.config().locking && repo.is_writable() {
+            Some(FileLock::acquire(&repo.path().join(".lock"), kind, timeout, waiting)?)
         } else {
             None
         };

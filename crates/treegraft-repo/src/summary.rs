@@ -158,6 +158,11 @@ pub fn read(repo: &Repo) -> Result<Option<(Vec<u8>, Dict)>, SummaryError> {
     Ok(Some((summary, signatures.map_err(invalid)?)))
 }
 
+/// Reads `summary` alone, or nothing when there is none.
+pub fn read_unsigned(repo: &Repo) -> Result<Option<Vec<u8>>, SummaryError> {
+    read_file(repo, "summary")
+}
+
 fn read_file(repo: &Repo, name: &str) -> Result<Option<Vec<u8>>, SummaryError> {
     let path = repo.path().join(name);
     let read = |path: &std::path::Path| -> io::Result<Vec<u8>> {

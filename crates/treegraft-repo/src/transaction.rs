@@ -250,7 +250,7 @@ impl<'r> Transaction<'r> {
     /// Removes a commit's tombstone and its mark as partial.
     fn forget_absence(&self, commit: ObjectName) -> Result<(), TransactionError> {
         let tombstone = ObjectName::new(ObjectKind::TombstoneCommit, commit.checksum).loose_path("filez");
-        let partial = format!("state/{}.commitpartial", commit.checksum);
+        let partial = Repo::partial_path(CommitId(commit.checksum));
         for path in [tombstone, partial] {
             durable::unlink_if_there(self.repo.dir(), path.as_str())
                 .map_err(|source| io_error(&self.repo.path().join(path), source))?;

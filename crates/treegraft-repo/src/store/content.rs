@@ -100,12 +100,17 @@ impl Repo {
 
     /// Tells whether a commit is marked as partial: its tree may be incomplete because a pull was interrupted.
     pub fn is_partial(&self, commit: CommitId) -> Result<bool, ReadError> {
-        let path = format!("state/{commit}{PARTIAL_SUFFIX}");
+        let path = Self::partial_path(commit);
         match statat(self.dir(), &path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(errno) => Err(ReadError::Io { path: self.path().join(path), source: errno.into() }),
         }
+    }
+
+    /// Returns the path of a commit's mark as partial, below the repository.
+    pub(crate) fn partial_path(commit: CommitId) -> String {
+        format!("state/{commit}{PARTIAL_SUFFIX}")
     }
 
     /// Tells whether any commit is marked as partial.
@@ -169,7 +174,7 @@ impl Repo {
 }
 
 /// What follows a commit's checksum in the name of its mark in `state/`.
-const PARTIAL_SUFFIX: &str = ".commitpartial";
+pub(crate) const PARTIAL_SUFFIX: &str = ".commitpartial";
 
 fn open_filez(loose: LooseDir<'_>, id: ContentId) -> Result<Option<Content>, ReadError> {
     let name = ObjectName::from(id);
