@@ -9,6 +9,7 @@
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
 //!   holds what is asked for against the settings.
+//! * `prune`: deleting what nothing leads to, with all that belongs to it.
 //!
 //! # What holds
 //!
@@ -28,6 +29,7 @@ mod handlers;
 mod knowledge;
 mod metadata;
 mod policy;
+mod prune;
 mod publish;
 mod pushes;
 mod receiver;
@@ -36,4 +38,5 @@ mod session;
 mod signing;
 
 pub use connection::{ServeError, serve_connection, serve_refusal};
+pub use prune::{PruneError, Pruned};
 pub use receiver::{Clock, Receiver, ReceiverError};

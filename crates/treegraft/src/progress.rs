@@ -11,7 +11,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use treegraft_push::{Event, Reporter};
-use treegraft_repo::fsck;
+use treegraft_repo::{fsck, prune};
 use treegraft_wire::{OpenAnswer, Phase, PublishEvent, Verdict};
 
 use crate::{
@@ -30,6 +30,9 @@ const MAX_DRAWS_A_SECOND: u8 = 20;
 
 /// Time over which the rate is averaged: short enough to follow the link, long enough to be read.
 const RATE_WINDOW: Duration = Duration::from_secs(3);
+
+/// Seconds between two notices that a prune still waits.
+const WAITING_NOTICE_SECS: u64 = 10;
 
 /// How progress is shown.
 enum Output {
@@ -293,6 +296,73 @@ impl CheckProgress {
         display.bar.set_length(step.total);
         display.bar.set_position(step.done);
         display.touch();
+    }
+}
+
+/// The progress of a prune.
+pub(crate) struct PruneProgress {
+    ui: Ui,
+    output: Output,
+    /// Seconds of waiting that were told last.
+    told_secs: Option<u64>,
+    deleted: u64,
+}
+
+impl PruneProgress {
+    pub(crate) fn start(ui: Ui) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {msg}").expect("a valid template");
+        let output = Output::new(ui, style);
+        if let Output::Display(display) = &output {
+            display.bar.set_message("Listing objects");
+        }
+        Self { ui, output, told_secs: None, deleted: 0 }
+    }
+
+    /// Returns how many objects were deleted up to now.
+    pub(crate) const fn deleted(&self) -> u64 {
+        self.deleted
+    }
+
+    pub(crate) fn event(&mut self, event: prune::Event) {
+        let message = match event {
+            prune::Event::Listed { objects } => format!("Marking what is kept of {}", human::things(objects, "object")),
+            prune::Event::Marked { objects, bytes } => {
+                let message =
+                    format!("Marked: {}, {} to delete", human::things(objects, "object"), human::bytes(bytes));
+                if let Output::Lines(ui) = &self.output {
+                    ui.status(&message);
+                }
+                message
+            }
+            prune::Event::Waiting { waited } => {
+                self.waiting(waited);
+                return;
+            }
+            prune::Event::Deleted { objects } => {
+                self.deleted = objects;
+                format!("Deleted {}", human::things(objects, "object"))
+            }
+            _ => return,
+        };
+        if let Output::Display(display) = &self.output {
+            display.bar.set_message(message);
+            display.touch();
+        }
+    }
+
+    /// Says for whom a prune waits: at once, and then now and again.
+    fn waiting(&mut self, waited: Duration) {
+        let secs = waited.as_secs();
+        if self.told_secs.is_some_and(|told| secs >= told && secs < told + WAITING_NOTICE_SECS) {
+            return;
+        }
+        self.told_secs = Some(secs);
+        let line = format!("Waiting for {secs} s: pushes or other programs hold the repository's lock");
+        match &self.output {
+            Output::Display(display) => display.line(self.ui, &line),
+            Output::Lines(ui) => ui.status(line),
+            Output::Nothing => {}
+        }
     }
 }
 

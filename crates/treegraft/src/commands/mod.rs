@@ -14,6 +14,7 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod ls;
+pub(crate) mod prune;
 pub(crate) mod push;
 pub(crate) mod receive;
 pub(crate) mod refs;
@@ -33,6 +34,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit,
         Command::Diff(args) => diff::run(ui, global, &args),
         Command::Summary(args) => summary::run(ui, global, &args),
         Command::Fsck(args) => fsck::run(ui, global, &args),
+        Command::Prune(args) => prune::run(ui, global, &args),
         Command::Demo(args) => demo::run(ui, global, &args),
         Command::Generate(args) => generate::run(ui, global, &args),
     }

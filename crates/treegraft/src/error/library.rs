@@ -5,10 +5,10 @@ use std::path::Path;
 use treegraft_object::InvalidName;
 use treegraft_push::{ClientError, DestinationError, PushError, SourceError, carrier::ssh::SshError};
 use treegraft_repo::{
-    InitError, LockError, OpenError, PublishError, ReadError, RefError, StagingError, TransactionError,
+    InitError, LockError, OpenError, PublishError, ReadError, RefError, StagingError, TransactionError, prune,
     summary::SummaryError,
 };
-use treegraft_server::{ReceiverError, ServeError, config::ConfigError};
+use treegraft_server::{PruneError, ReceiverError, ServeError, config::ConfigError};
 use treegraft_wire::ApiError;
 
 use super::CommandError;
@@ -94,6 +94,40 @@ impl From<TransactionError> for CommandError {
 impl From<SummaryError> for CommandError {
     fn from(error: SummaryError) -> Self {
         Self::user_or_temporary(error.is_temporary(), error)
+    }
+}
+
+impl From<prune::PruneError> for CommandError {
+    fn from(error: prune::PruneError) -> Self {
+        let hint = match error {
+            prune::PruneError::Refs(error) => return error.into(),
+            prune::PruneError::Read(error) => return error.into(),
+            prune::PruneError::Summary(error) => return error.into(),
+            prune::PruneError::NotArchive { .. } => "use `ostree prune`",
+            prune::PruneError::NotWritable { .. } => "prune as the user that the repository belongs to",
+            prune::PruneError::NoLocking { .. } => {
+                "take `locking=false` out of the repository's `config`, or use `ostree prune` when nobody pushes"
+            }
+            prune::PruneError::Incomplete { .. } => {
+                "see all that is wrong with `treegraft fsck`; nothing more is deleted until the ref is deleted or moved"
+            }
+            prune::PruneError::Lock(_) => {
+                "pushes hold the lock until their refs have moved; try it when fewer are under way"
+            }
+            _ => return Self::user_or_temporary(error.is_temporary(), error),
+        };
+        Self::user_or_temporary(error.is_temporary(), error).hint(hint)
+    }
+}
+
+impl From<PruneError> for CommandError {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::Repo(error) => error.into(),
+            PruneError::Staging(error) => error.into(),
+            PruneError::Api(error) => error.into(),
+            error => Self::user(error),
+        }
     }
 }
 

@@ -137,6 +137,17 @@ fn many_pushers_and_ostree_work_at_once() {
                 });
             });
             scope.spawn(|| {
+                meanwhile(&is_done, |number| {
+                    let _pruning = pruning.lock().expect("no holder panics");
+                    let server = site.server.display().to_string();
+                    // All history is looked at in the end, so only what refs do not lead to may go.
+                    let mut args = vec!["prune", "--json", "--wait", "30", "--config", "/dev/null", "--repo", &server];
+                    args.extend((number % 2 == 1).then_some("--dry-run"));
+                    let run = site.run_bounded(TREEGRAFT, args);
+                    assert!(run.success() || json(&run)["error"]["is_temporary"] == true, "{}", run.report());
+                });
+            });
+            scope.spawn(|| {
                 meanwhile(&is_done, |_| {
                     let server = site.server.display().to_string();
                     site.run_bounded(TREEGRAFT, ["fsck", "--repo", &server]).ok();

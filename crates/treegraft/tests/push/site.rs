@@ -50,6 +50,11 @@ impl Site {
         self.configure(&format!("gpg-keys = [\"{key}\"]\ngpg-homedir = \"{home}\""));
     }
 
+    /// Returns the file with the server's configuration.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Runs the program.
     #[must_use]
     pub(crate) fn treegraft<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {

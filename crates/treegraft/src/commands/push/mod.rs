@@ -215,7 +215,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
 }
 
 /// Reads `now`, seconds since 1970, or a date.
-fn timestamp_secs(text: &str) -> Result<u64, String> {
+pub(super) fn timestamp_secs(text: &str) -> Result<u64, String> {
     if text.eq_ignore_ascii_case("now") {
         return Ok(clock::now_secs());
     }
