@@ -163,7 +163,8 @@ fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned
 
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    // So few bytes come at once or not at all.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(HEXLOWER.encode(&bytes))
 }
 
