@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod dist;
 mod docs;
 mod layers;
 mod oracles;
@@ -30,6 +31,8 @@ enum Task {
     Check,
     /// Check that crates know only the crates below them.
     CheckLayers,
+    /// Build the program as one static file, and check that it is one.
+    Dist(dist::DistArgs),
     /// Generate the reference of the command line.
     Docs(docs::DocsArgs),
     /// Measure pushes of real runtimes over ssh, side by side with rsync and flatpak.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Check => check::run(),
         Task::CheckLayers => layers::run(),
+        Task::Dist(args) => dist::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
@@ -82,6 +86,9 @@ enum TaskError {
     /// A file or folder cannot be used.
     #[error("Could not {verb} `{path}`")]
     File { verb: &'static str, path: String, source: std::io::Error },
+    /// The static program is not what it has to be.
+    #[error("File `{path}` {what}")]
+    Dist { path: String, what: &'static str },
     /// A generated page is not what the program generates now.
     #[error("Page `{path}` is stale; run `cargo xtask docs` and commit it")]
     StalePage { path: String },
