@@ -18,7 +18,10 @@ mod report;
 mod source;
 mod transfer;
 
-pub use carrier::ssh::{SshCarrier, SshOptions};
+pub use carrier::{
+    bootstrap::Bootstrap,
+    ssh::{SshCarrier, SshOptions},
+};
 pub use client::{Client, ClientError};
 pub use destination::{Destination, DestinationError, SshTarget};
 pub use error::PushError;

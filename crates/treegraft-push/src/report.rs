@@ -6,6 +6,13 @@ use treegraft_wire::{OpenAnswer, PublishEvent};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'e> {
+    /// The server does not have the program, and gets it.
+    Installing {
+        /// The server.
+        host: &'e str,
+        /// The program's size.
+        bytes: u64,
+    },
     /// The server knows the refs and has answered.
     Opened(&'e OpenAnswer),
     /// More objects were looked at: how many in all up to now.

@@ -121,6 +121,8 @@ pub(crate) enum Command {
     Prune(commands::prune::PruneArgs),
     Demo(commands::demo::DemoArgs),
     #[command(hide = true)]
+    CheckProgram(commands::check_program::CheckProgramArgs),
+    #[command(hide = true)]
     Generate(commands::generate::GenerateArgs),
 }
 

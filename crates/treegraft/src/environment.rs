@@ -3,7 +3,13 @@
 use std::{
     env,
     io::{self, IsTerminal},
+    path::Path,
 };
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// The program that runs, also when its file was replaced since it was started.
+const RUNNING_PROGRAM: &str = "/proc/self/exe";
 
 /// The environment as far as the program looks at it.
 #[derive(Debug, Clone, Copy)]
@@ -21,4 +27,22 @@ impl Environment {
         let is_terminal = io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
         Self { has_colored_stderr: is_terminal && !is_set("NO_COLOR"), has_live_stderr: is_terminal && !is_set("CI") }
     }
+}
+
+/// Returns the file of the running program.
+pub(crate) fn running_program() -> &'static Path {
+    Path::new(RUNNING_PROGRAM)
+}
+
+/// The system gives no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not get random bytes from the system")]
+pub(crate) struct RandomError(#[source] io::Error);
+
+/// Takes 32 bytes from the system's source of randomness.
+pub(crate) fn random_bytes() -> Result<[u8; 32], RandomError> {
+    let mut bytes = [0; 32];
+    // So few bytes come at once or not at all.
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| RandomError(errno.into()))?;
+    Ok(bytes)
 }

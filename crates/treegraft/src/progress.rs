@@ -193,6 +193,11 @@ impl PushProgress {
         }
     }
 
+    fn installing(&self, host: &str, bytes: u64) {
+        // A line that stays: it happens once in a while and changes something on the server.
+        self.line(&format!("Installing treegraft on {host}, {}", human::bytes(bytes)));
+    }
+
     fn opened(&self, answer: &OpenAnswer) {
         self.is_opened.store(true, Ordering::Relaxed);
         let to_publish = answer.refs.iter().filter(|state| state.verdict == Verdict::Publish).count() as u64;
@@ -247,6 +252,7 @@ impl PushProgress {
 impl Reporter for PushProgress {
     fn event(&self, event: Event<'_>) {
         match event {
+            Event::Installing { host, bytes } => self.installing(host, bytes),
             Event::Opened(answer) => self.opened(answer),
             Event::Compared { objects } => self.counters.compared.store(objects, Ordering::Relaxed),
             Event::Found { objects, bytes } => {

@@ -7,6 +7,7 @@ use crate::{
     ui::Ui,
 };
 
+pub(crate) mod check_program;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod fsck;
@@ -36,6 +37,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit,
         Command::Fsck(args) => fsck::run(ui, global, &args),
         Command::Prune(args) => prune::run(ui, global, &args),
         Command::Demo(args) => demo::run(ui, global, &args),
+        Command::CheckProgram(args) => check_program::run(global, &args),
         Command::Generate(args) => generate::run(ui, global, &args),
     }
 }

@@ -18,6 +18,7 @@ use treegraft_sign::{Ed25519Key, ed25519};
 use super::push::{carry, report::Finished};
 use crate::{
     cli::GlobalArgs,
+    environment::random_bytes,
     error::CommandError,
     exit::Exit,
     human,
@@ -110,7 +111,7 @@ impl Stage<'_> {
         self.step("A server gets a repository and a key that never leaves it")?;
         self.command("treegraft init server/repo")?;
         let repo = Repo::init(&self.root.join("server/repo"), None)?;
-        let key = Ed25519Key::generate(random_seed()?);
+        let key = Ed25519Key::generate(random_bytes().map_err(CommandError::temporary)?);
         let (key_file, config_file) = (self.root.join("server/ed25519.key"), self.root.join("server/server.toml"));
         write_secret(&key_file, format!("{}\n", key.secret_base64().as_str()).as_bytes())?;
         let config = format!(
@@ -239,15 +240,6 @@ fn wrong(reason: impl fmt::Display) -> CommandError {
 
 fn failure(action: &'static str, path: &Path, source: io::Error) -> CommandError {
     CommandError::user(DemoError { action, path: path.to_owned(), source })
-}
-
-/// Takes the seed of a key from the system's source of randomness.
-fn random_seed() -> Result<[u8; 32], CommandError> {
-    let path = Path::new("/dev/urandom");
-    let mut seed = [0; 32];
-    let read = fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut seed));
-    read.map_err(|source| failure("read", path, source))?;
-    Ok(seed)
 }
 
 /// Writes a file that only its owner may read.

@@ -53,7 +53,7 @@ pub(crate) async fn push_over_ssh(
     options: &PushOptions,
     progress: &Arc<PushProgress>,
 ) -> Result<Outcome, CommandError> {
-    let (carrier, stream) = SshCarrier::start(target, ssh)?;
+    let (carrier, stream) = SshCarrier::start(target, ssh, &reporter(progress))?;
     let result = match Client::connect(stream).await {
         Ok(client) => push(&client, source, options, reporter(progress)).await,
         Err(error) => Err(error.into()),
@@ -62,7 +62,7 @@ pub(crate) async fn push_over_ssh(
         Err(PushError::Client(error @ ClientError::Connection(_))) => {
             // Only when ssh has ended is everything there that it has to say.
             let end = carrier.failure().await;
-            Err(if progress.is_opened() { connection_lost(target, error, end) } else { end.into() })
+            Err(if progress.is_opened() { connection_lost(target, error, &end) } else { end.into() })
         }
         result => {
             carrier.close();
@@ -92,13 +92,9 @@ enum LostReason {
     Noticed(#[source] ClientError),
 }
 
-fn connection_lost(target: &SshTarget, error: ClientError, end: SshError) -> CommandError {
-    let (SshError::Connect { messages, .. } | SshError::NoReceiver { messages, .. } | SshError::Ended { messages, .. }) =
-        end
-    else {
-        return end.into();
-    };
-    let source = if messages.is_empty() { LostReason::Noticed(error) } else { LostReason::Told(messages) };
+fn connection_lost(target: &SshTarget, error: ClientError, end: &SshError) -> CommandError {
+    let messages = end.messages();
+    let source = if messages.is_empty() { LostReason::Noticed(error) } else { LostReason::Told(messages.to_owned()) };
     CommandError::temporary(ConnectionLost { destination: Destination::Ssh(target.clone()), source })
         .hint("push again: what has arrived is kept and not sent again")
 }

@@ -1,18 +1,19 @@
 //! `treegraft push`: sends commits to a server's repository and publishes them.
 
-use std::{ffi::OsString, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use treegraft_flatpak::{AppId, GraftOptions};
 use treegraft_object::CollectionId;
-use treegraft_push::{Destination, PushOptions, PushRef, Source, SshOptions, SshTarget};
+use treegraft_push::{Destination, PushOptions, PushRef, Source, SshOptions};
 use treegraft_wire::{GraftMode, Purpose};
 
 use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui};
 
 pub(crate) mod carry;
 pub(crate) mod report;
+mod ssh;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +25,8 @@ Examples:
 /// Send commits to a server's repository and publish them there
 ///
 /// DEST is the server's repository: a path on this machine, `USER@HOST:PATH`, or `ssh://USER@HOST:PORT/PATH`. Over ssh,
-/// `treegraft receive` is started on the host; keys, agents and jump hosts are those of the system's ssh.
+/// `treegraft receive` is started on the host; keys, agents and jump hosts are those of the system's ssh. A host that has
+/// no treegraft, or another version, gets this one in `~/.cache/treegraft`; it needs nothing but sshd and a shell.
 ///
 /// Without REF, all refs of the repository are pushed, or none: they become visible at once. `REF:TARGET` gives a ref
 /// another name on the server; REF may be a commit's checksum then.
@@ -64,7 +66,7 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     graft: GraftArgs,
     #[command(flatten)]
-    ssh: SshArgs,
+    ssh: ssh::SshArgs,
 }
 
 /// What the new commits say differently from the pushed ones.
@@ -97,58 +99,6 @@ struct GraftArgs {
     subset: Vec<String>,
 }
 
-/// How ssh is called.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Connection over ssh")]
-struct SshArgs {
-    /// Port of the ssh server
-    #[arg(long, short, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
-    /// File with the private key, as for `ssh -i`
-    #[arg(long, short, value_name = "FILE")]
-    identity: Vec<PathBuf>,
-    /// Configuration file, as for `ssh -F`
-    #[arg(long, short = 'F', value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
-    /// Option, as for `ssh -o`
-    #[arg(long, short = 'o', value_name = "OPTION")]
-    ssh_option: Vec<String>,
-    /// Program to call instead of `ssh`
-    #[arg(long, value_name = "PROGRAM")]
-    ssh: Option<PathBuf>,
-    /// Command to call on the host instead of `treegraft`; it is read by the host's shell
-    #[arg(long, value_name = "COMMAND")]
-    remote_command: Option<String>,
-}
-
-impl SshArgs {
-    const fn is_any_given(&self) -> bool {
-        self.port.is_some()
-            || !self.identity.is_empty()
-            || self.ssh_config.is_some()
-            || !self.ssh_option.is_empty()
-            || self.ssh.is_some()
-            || self.remote_command.is_some()
-    }
-
-    fn apply(self, target: &mut SshTarget) -> SshOptions {
-        target.port = self.port.or(target.port);
-        let mut options = SshOptions { remote_command: self.remote_command, ..SshOptions::default() };
-        options.program = self.ssh.unwrap_or(options.program);
-        let mut add = |option: &str, value: OsString| options.arguments.extend([option.into(), value]);
-        if let Some(file) = self.ssh_config {
-            add("-F", file.into());
-        }
-        for file in self.identity {
-            add("-i", file.into());
-        }
-        for option in self.ssh_option {
-            add("-o", option.into());
-        }
-        options
-    }
-}
-
 impl From<GraftArgs> for GraftOptions {
     fn from(args: GraftArgs) -> Self {
         Self {
@@ -171,7 +121,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
             return Err(CommandError::usage("The option `--config` is for destinations on this machine only")
                 .hint("over ssh, the configuration file of the server is read there"));
         }
-        Destination::Ssh(target) => args.ssh.apply(target),
+        Destination::Ssh(target) => args.ssh.apply(target)?,
         Destination::Local(_) if args.ssh.is_any_given() => {
             return Err(CommandError::usage(format!(
                 "The destination `{destination}` is on this machine, so there is no ssh"
