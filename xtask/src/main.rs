@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
 mod bench;
+mod bench_bare;
 mod check;
 mod dist;
 mod docs;
@@ -37,6 +38,8 @@ enum Task {
     Docs(docs::DocsArgs),
     /// Measure pushes of real runtimes over ssh, side by side with rsync and flatpak.
     Bench(bench::BenchArgs),
+    /// Measure pushes to a server that has nothing but sshd and a shell.
+    BenchBare(bench_bare::BenchBareArgs),
     /// Run everything that a change must pass: `check`, then `test`.
     Ci,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Dist(args) => dist::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::BenchBare(args) => bench_bare::run(&args),
         Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
     };
     match done {
