@@ -51,7 +51,7 @@ impl ClientError {
     /// Tells whether another try may succeed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Api(error) => error.code.is_temporary(),
+            Self::Api(error) => error.is_temporary(),
             Self::Connection(_) => true,
             Self::Answer { .. } => false,
         }

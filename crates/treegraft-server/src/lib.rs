@@ -8,7 +8,7 @@
 //! * `pushes`: the pushes of a connection and their bounds. `session`: one push, its locks and its staging area; `knowledge`
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
-//!   holds what is asked for against the settings.
+//!   holds what is asked for against the settings, `earlier` finds what another try of the push has published.
 //!
 //! # What holds
 //!
@@ -23,6 +23,7 @@ mod body;
 mod commits;
 pub mod config;
 mod connection;
+mod earlier;
 mod error;
 mod handlers;
 mod knowledge;

@@ -13,13 +13,17 @@ use std::time::Duration;
 
 use treegraft_object::CommitId;
 use treegraft_repo::{Prepared, PublishLock, RefEdit, RefTarget, Transaction};
-use treegraft_wire::{ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefOffer, Verdict};
+use treegraft_wire::{
+    ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict,
+};
 
 use crate::{
     Receiver,
     commits::Commits,
+    earlier,
     error::{chain, from_publish, from_ref, from_transaction},
-    metadata, policy,
+    metadata,
+    policy::{self, Judged},
     session::{Offer, Session},
 };
 
@@ -42,7 +46,7 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     report(PublishEvent::Phase { phase: Phase::Check });
     let mut commits = Commits::new(receiver, session, staging, &view);
     let mut sources = Vec::new();
-    for Offer { asked, told } in &session.offers {
+    for Offer { asked, told, .. } in &session.offers {
         sources.push(match told {
             Verdict::Publish => Some(commits.complete(asked, asked.commit)?),
             Verdict::Unchanged => None,
@@ -53,8 +57,13 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
-    for (Offer { asked: offer, .. }, source) in session.offers.iter().zip(&sources) {
-        let (head, verdict) = policy::judge(receiver, offer, source.as_ref())?;
+    for (Offer { asked: offer, since, .. }, source) in session.offers.iter().zip(&sources) {
+        let Judged { head, verdict, published } = policy::judge(receiver, offer, source.as_ref(), Some(*since))?;
+        if let Some(change @ RefChange { old, new }) = published {
+            notes.extend(earlier::moved_on(offer, change, head));
+            refs.push(PublishedRef { name: offer.name.clone(), old, new });
+            continue;
+        }
         let new = match (verdict, source, offer.mode) {
             (Verdict::Unchanged, ..) => head.unwrap_or(offer.commit),
             (Verdict::Publish, Some(source), GraftMode::Rebase) => commits.graft(offer, source, head)?,

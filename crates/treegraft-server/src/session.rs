@@ -11,14 +11,15 @@ use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
 use treegraft_wire::{
     ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
-    Verdict,
+    RetriedOffer, Verdict,
 };
 
 use crate::{
-    Receiver,
+    Receiver, earlier,
     error::{from_lock, from_publish, from_staging},
     knowledge::Knowledge,
-    policy, publish,
+    policy::{self, Judged},
+    publish,
     pushes::Slot,
 };
 
@@ -32,6 +33,8 @@ pub(crate) const MAX_STREAMS: u32 = 8;
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) asked: RefOffer,
+    /// The ref's head when the push was first opened, which may have been an earlier try.
+    pub(crate) since: RetriedOffer,
     /// Of a ref that is unchanged the client sends nothing, not even the commit.
     pub(crate) told: Verdict,
 }
@@ -86,12 +89,13 @@ impl Session {
         request: OpenRequest,
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
-        let notes = finish_interrupted_publish(receiver)?;
+        let mut notes = finish_interrupted_publish(receiver)?;
         let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
         let mut refs = Vec::new();
         for offer in &request.refs {
-            let (head, verdict) = policy::judge(receiver, offer, None)?;
-            refs.push(RefState { name: offer.name.clone(), head, verdict });
+            let Judged { head, verdict, published } = policy::judge(receiver, offer, None, offer.retry)?;
+            notes.extend(published.and_then(|change| earlier::moved_on(offer, change, head)));
+            refs.push(RefState { name: offer.name.clone(), head, verdict, published });
         }
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
         let (staging, resumed) = if is_needed {
@@ -123,7 +127,12 @@ impl Session {
         };
         let lock = Mutex::new(Some(lock).filter(|_| is_needed));
         let offers = request.refs.into_iter().zip(&answer.refs);
-        let offers = offers.map(|(asked, state)| Offer { asked, told: state.verdict }).collect();
+        let offer = |(asked, state): (RefOffer, &RefState)| Offer {
+            since: asked.retry.unwrap_or(RetriedOffer { head: state.head }),
+            asked,
+            told: state.verdict,
+        };
+        let offers = offers.map(offer).collect();
         let (knowledge, streams) = (Arc::default(), Mutex::default());
         Ok((Self { id, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
     }

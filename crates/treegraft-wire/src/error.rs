@@ -72,7 +72,7 @@ impl ErrorCode {
         }
     }
 
-    /// Tells whether the same request may succeed a little later.
+    /// Tells whether the same request may succeed a little later, for every error of this code.
     pub const fn is_temporary(self) -> bool {
         matches!(self, Self::Locked | Self::RefMoved)
     }
@@ -104,13 +104,38 @@ pub struct ApiError {
     /// On a conflict: the state that was expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
+    /// Whether the same request may succeed a little later although its code does not say so: the server was out of
+    /// memory or file descriptors, for example.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub temporary: bool,
 }
 
 impl ApiError {
     /// Makes an error with nothing but a code and a sentence.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { code, detail, hint: None, ref_name: None, object: None, rule: None, current: None, expected: None }
+        Self {
+            code,
+            detail: detail.into(),
+            hint: None,
+            ref_name: None,
+            object: None,
+            rule: None,
+            current: None,
+            expected: None,
+            temporary: false,
+        }
+    }
+
+    /// Tells whether the same request may succeed a little later.
+    pub const fn is_temporary(&self) -> bool {
+        self.temporary || self.code.is_temporary()
+    }
+
+    /// Says that the same request may succeed a little later, whatever the code says.
+    #[must_use]
+    pub const fn temporary(mut self, temporary: bool) -> Self {
+        self.temporary = temporary;
+        self
     }
 
     /// Says that the commit for an exact push does not descend from the ref's head.

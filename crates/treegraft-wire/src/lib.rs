@@ -25,7 +25,8 @@ pub mod stream;
 
 pub use error::{ApiError, ErrorCode};
 pub use open::{
-    GraftMode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed, Verdict,
+    GraftMode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefChange, RefOffer, RefState, Repository, Resumed,
+    RetriedOffer, Verdict,
 };
 pub use publish::{ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef};
 

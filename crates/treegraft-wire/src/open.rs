@@ -73,6 +73,17 @@ pub struct RefOffer {
     /// What the new commit says differently from the pushed one.
     #[serde(default)]
     pub graft: GraftOptions,
+    /// For another try of a push: what an earlier one was told, so that it is not published twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetriedOffer>,
+}
+
+/// What the first try of a push was told about a ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetriedOffer {
+    /// The ref's head at that time; nothing when the ref was not there.
+    #[serde(default)]
+    pub head: Option<CommitId>,
 }
 
 /// The server's side of an opened push.
@@ -117,6 +128,20 @@ pub struct RefState {
     pub head: Option<CommitId>,
     /// What the push means for it.
     pub verdict: Verdict,
+    /// With [`Verdict::Unchanged`], for another try of a push: what an earlier one has published, or another push with the
+    /// same tree. The head may be further by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<RefChange>,
+}
+
+/// A step of a ref's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefChange {
+    /// The head before.
+    #[serde(default)]
+    pub old: Option<CommitId>,
+    /// The commit that was published.
+    pub new: CommitId,
 }
 
 /// What a push means for a ref.

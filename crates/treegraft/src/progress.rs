@@ -122,6 +122,16 @@ impl Rate {
 }
 
 impl Counters {
+    /// Begins again, as the push does.
+    fn reset(&self) {
+        for counter in [&self.compared, &self.found_objects, &self.found_bytes, &self.sent_objects, &self.sent_bytes] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.is_planned.store(false, Ordering::Relaxed);
+        self.is_publishing.store(false, Ordering::Relaxed);
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Rate::default();
+    }
+
     fn add(counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
     }
@@ -207,6 +217,16 @@ impl PushProgress {
         }
     }
 
+    fn retrying(&self, reason: &str, pause: Duration, attempts: u32, max_attempts: u32) {
+        // A part of a second is as good as a whole one to a person.
+        let secs = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        self.line(&format!("{reason}; trying again in {secs} s, attempt {attempts} of {max_attempts}"));
+        self.counters.reset();
+        if let Output::Display(display) = &self.output {
+            display.bar.set_message("");
+        }
+    }
+
     fn planned(&self) {
         self.counters.is_planned.store(true, Ordering::Relaxed);
         self.phase(|| {
@@ -252,7 +272,10 @@ impl Reporter for PushProgress {
             }
             Event::Planned => self.planned(),
             Event::Sending { bytes } => Counters::add(&self.counters.sent_bytes, bytes),
-            Event::Sent => Counters::add(&self.counters.sent_objects, 1),
+            Event::Sent { .. } => Counters::add(&self.counters.sent_objects, 1),
+            Event::Retrying { reason, pause, attempts, max_attempts } => {
+                self.retrying(reason, pause, attempts, max_attempts);
+            }
             Event::Publishing(event) => self.publishing(event),
             _ => {}
         }
