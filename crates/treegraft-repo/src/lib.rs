@@ -18,6 +18,8 @@
 //! <repo>/.treegraft/                   ignored by libostree; mode 0700, made by the first push
 //!     publish.lock                     one publish at a time                                            publish_lock
 //!     journal                          the refs of a publish that is going on; absent when there is none  journal
+//!     pending/<name>                   work that has to follow a publish, until it is done              pending
+//!     preview/                         what is about to be published, as a repository                   preview
 //!     staging/<random>/                one for each push                                                staging
 //!         lock, boot-id, XX/<62 digits>.<ext>
 //! ```
@@ -76,6 +78,8 @@ mod key_file;
 mod lock;
 mod mode;
 mod open;
+mod pending;
+mod preview;
 mod private_dir;
 mod publish_lock;
 mod ref_edit;
@@ -94,6 +98,8 @@ pub use key_file::{KeyFile, KeyFileError};
 pub use lock::{FileLock, LockError, LockKind, RepoLock};
 pub use mode::Mode;
 pub use open::{OpenError, Repo};
+pub use pending::{MAX_PENDING_BYTES, Pending};
+pub use preview::Preview;
 pub use publish_lock::{FoundRef, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
 pub use ref_edit::{RefEdit, RefEditError};
 pub use refs::{RefError, RefTarget};

@@ -6,6 +6,8 @@
 //!   journal                 the refs of a publish that is not finished
 //!   summary.new, …          a summary and its signatures that are being written
 //!   download-sizes, …       caches, which may be lost
+//!   pending/<name>          work that has to follow a publish
+//!   preview/                a repository to look at what is about to be published
 //!   staging/<random>/       objects of a push that are not published
 //! ```
 //!
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// The directory's name.
-const NAME: &str = ".treegraft";
+pub(crate) const NAME: &str = ".treegraft";
 
 /// Opens `.treegraft`, or makes it.
 pub(crate) fn open(repo: &Repo) -> io::Result<OwnedFd> {

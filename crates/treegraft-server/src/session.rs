@@ -17,10 +17,12 @@ use treegraft_wire::{
 use crate::{
     Receiver, earlier,
     error::{from_lock, from_publish, from_staging},
+    hooks,
     knowledge::Knowledge,
     policy::{self, Judged},
     publish,
     pushes::Slot,
+    text,
 };
 
 /// Most names in one question: a quarter of a million files in four questions, two megabytes each.
@@ -28,6 +30,9 @@ pub(crate) const MAX_QUESTION_NAMES: u32 = 65_536;
 
 /// Most object streams of one connection at a time. Each has a blocking thread that inflates and hashes.
 pub(crate) const MAX_STREAMS: u32 = 8;
+
+/// Most of a client's name for itself that is kept, in characters.
+const MAX_CLIENT_CHARS: usize = 200;
 
 /// What a push offers to a ref, and what the client was told about it when the push was opened.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: PushId,
+    /// What the client calls itself. It is nothing but a text.
+    pub(crate) client: String,
     pub(crate) offers: Vec<Offer>,
     /// Nothing to publish needs no staging area.
     staging: Option<Staging>,
@@ -90,6 +97,9 @@ impl Session {
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
         let mut notes = finish_interrupted_publish(receiver)?;
+        if request.purpose == Purpose::Push {
+            notes.extend(hooks::run_orphans(receiver));
+        }
         let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
         let mut refs = Vec::new();
         for offer in &request.refs {
@@ -126,6 +136,7 @@ impl Session {
             notes,
         };
         let lock = Mutex::new(Some(lock).filter(|_| is_needed));
+        let client = text::one_line(&request.client, MAX_CLIENT_CHARS);
         let offers = request.refs.into_iter().zip(&answer.refs);
         let offer = |(asked, state): (RefOffer, &RefState)| Offer {
             since: asked.retry.unwrap_or(RetriedOffer { head: state.head }),
@@ -134,7 +145,7 @@ impl Session {
         };
         let offers = offers.map(offer).collect();
         let (knowledge, streams) = (Arc::default(), Mutex::default());
-        Ok((Self { id, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
+        Ok((Self { id, client, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.

@@ -20,6 +20,10 @@ pub enum ErrorCode {
     RefName,
     /// The server's configuration does not allow this kind of graft, or forcing it.
     NotAllowed,
+    /// A hook of the server's refuses the push; `detail` has what it said.
+    HookRefused,
+    /// A hook of the server's that has to agree could not be asked.
+    HookFailed,
     /// The commit is older than the ref's head.
     OlderThanHead,
     /// With `exact`: the head is not an ancestor of the commit.
@@ -56,7 +60,7 @@ impl ErrorCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::RefName | Self::GraftOption => 400,
-            Self::NotAllowed => 403,
+            Self::NotAllowed | Self::HookRefused => 403,
             Self::NotFound | Self::UnknownPush => 404,
             Self::OlderThanHead | Self::NotFastForward | Self::RefMoved | Self::Incomplete => 409,
             Self::TooLarge => 413,
@@ -64,6 +68,7 @@ impl ErrorCode {
             Self::Locked => 503,
             Self::NoSpace => 507,
             Self::Repository
+            | Self::HookFailed
             | Self::Signing
             | Self::SummaryStale
             | Self::Unfinished

@@ -59,6 +59,8 @@ pub enum Phase {
     Publish,
     /// Writes and signs the summary, or runs what is configured instead.
     Summary,
+    /// Runs a hook of the server's.
+    Hook,
     /// A phase that this version does not know.
     #[serde(other)]
     Unknown,
@@ -71,6 +73,7 @@ impl std::fmt::Display for Phase {
             Self::Graft => "grafting and signing",
             Self::Publish => "publishing",
             Self::Summary => "updating the summary",
+            Self::Hook => "running the server's hook",
             Self::Unknown => "working",
         })
     }

@@ -1,9 +1,15 @@
 //! What the program takes from its environment.
 
 use std::{
-    env,
+    env, fs,
     io::{self, IsTerminal},
+    path::PathBuf,
 };
+
+use treegraft_server::Account;
+
+/// Where accounts are listed. Names from other places (LDAP, for example) are not known, and hooks do without.
+const ACCOUNTS: &str = "/etc/passwd";
 
 /// The environment as far as the program looks at it.
 #[derive(Debug, Clone, Copy)]
@@ -20,5 +26,35 @@ impl Environment {
         let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_terminal = io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
         Self { has_colored_stderr: is_terminal && !is_set("NO_COLOR"), has_live_stderr: is_terminal && !is_set("CI") }
+    }
+}
+
+/// Finds the account that this process runs as.
+///
+/// Environment variables are not asked: over ssh, a client may have a word in them.
+pub(crate) fn account() -> Account {
+    let accounts = fs::read_to_string(ACCOUNTS).unwrap_or_default();
+    find_account(&accounts, rustix::process::geteuid().as_raw()).unwrap_or_default()
+}
+
+fn find_account(accounts: &str, uid: u32) -> Option<Account> {
+    accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (user, _, id) = (fields.next()?, fields.next()?, fields.next()?);
+        let home = fields.nth(2)?;
+        (id.parse() == Ok(uid)).then(|| Account { user: Some(user.to_owned()), home: Some(PathBuf::from(home)) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_found_by_its_number() {
+        let accounts = "root:x:0:0:root:/root:/bin/bash\nbroken\n# comment\nci:x:1000:1000:,,,:/home/ci:/bin/sh\n";
+        let found = |uid| find_account(accounts, uid).map(|account| (account.user, account.home));
+        assert_eq!(found(1000), Some((Some("ci".to_owned()), Some(PathBuf::from("/home/ci")))));
+        assert_eq!(found(7), None, "who is not listed has no name");
     }
 }

@@ -15,6 +15,8 @@ mod differential;
 mod faults;
 #[path = "push/flatpak.rs"]
 mod flatpak;
+#[path = "push/hooks.rs"]
+mod hooks;
 #[path = "push/policy.rs"]
 mod policy;
 #[path = "push/retries.rs"]

@@ -12,6 +12,7 @@ use treegraft_server::{Receiver, config::ServerConfig, serve_connection};
 
 use crate::{
     clock::{self, RealTime},
+    environment,
     error::{CommandError, ErrorKind},
     human,
     progress::PushProgress,
@@ -31,7 +32,7 @@ pub(crate) fn server_config(file: Option<&Path>) -> Result<ServerConfig, Command
 /// Opens a repository of this machine for a push.
 pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, CommandError> {
     let settings = server_config(config)?.settings(path);
-    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?))
+    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?.with_account(environment::account())))
 }
 
 /// Pushes to a receiver in this process.
