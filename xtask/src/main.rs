@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod company;
 mod docs;
 mod layers;
 mod oracles;
@@ -34,6 +35,8 @@ enum Task {
     Docs(docs::DocsArgs),
     /// Measure pushes of real runtimes over ssh, side by side with rsync and flatpak.
     Bench(bench::BenchArgs),
+    /// Measure many pushes to one ref at once.
+    Company(company::CompanyArgs),
     /// Run everything that a change must pass: `check`, then `test`.
     Ci,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::CheckLayers => layers::run(),
         Task::Docs(args) => docs::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Company(args) => company::run(&args),
         Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
     };
     match done {

@@ -38,6 +38,8 @@ pub struct PushOptions {
     pub purpose: Purpose,
     /// Object streams at a time.
     pub streams: u32,
+    /// Who pushes from where, `user@host` for example: those who wait for this push are told.
+    pub who: Option<String>,
 }
 
 impl Default for PushOptions {
@@ -49,6 +51,7 @@ impl Default for PushOptions {
             graft: GraftOptions::default(),
             purpose: Purpose::Push,
             streams: DEFAULT_STREAMS,
+            who: None,
         }
     }
 }
@@ -144,6 +147,7 @@ fn request(source: &Source, options: &PushOptions, retried: Option<&[RetriedOffe
     };
     OpenRequest {
         client: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
+        who: options.who.clone(),
         purpose: options.purpose,
         refs: source.commits.iter().enumerate().map(offer).collect(),
         features: Vec::new(),

@@ -3,6 +3,8 @@
 //! ```text
 //! .treegraft/               mode 0700
 //!   publish.lock            held by whoever publishes; never deleted
+//!   publish.holder          who that is, for messages
+//!   queue/<20 digits>       held by whoever waits to publish
 //!   journal                 the refs of a publish that is not finished
 //!   summary.new, …          a summary and its signatures that are being written
 //!   download-sizes, …       caches, which may be lost

@@ -7,6 +7,7 @@
 //!   code on blocking threads.
 //! * `pushes`: the pushes of a connection and their bounds. `session`: one push, its locks and its staging area; `knowledge`
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
+//! * `holder`: who publishes, for those who wait.
 //! * `hooks`: the administrator's programs that are asked before a publication and told after it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
 //!   holds what is asked for against the settings, `earlier` finds what another try of the push has published.
@@ -27,6 +28,7 @@ mod connection;
 mod earlier;
 mod error;
 mod handlers;
+mod holder;
 mod hooks;
 mod knowledge;
 mod metadata;

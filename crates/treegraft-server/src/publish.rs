@@ -24,7 +24,7 @@ use crate::{
     commits::Commits,
     earlier,
     error::{chain, from_publish, from_ref, from_transaction},
-    hooks, metadata,
+    holder, hooks, metadata,
     policy::{self, Judged},
     session::{Offer, Session},
 };
@@ -61,7 +61,7 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         });
     }
 
-    let (lock, mut notes) = acquire(receiver, report)?;
+    let (lock, mut notes) = acquire(receiver, session, report)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
@@ -119,17 +119,23 @@ fn moved_meanwhile(offer: &RefOffer) -> ApiError {
 }
 
 /// Takes the publish lock, and finishes a publish that was interrupted before. Returns notes about it.
-fn acquire(receiver: &Receiver, report: &mut Report<'_>) -> Result<(PublishLock, Vec<String>), ApiError> {
+fn acquire(
+    receiver: &Receiver,
+    session: &Session,
+    report: &mut Report<'_>,
+) -> Result<(PublishLock, Vec<String>), ApiError> {
     let mut noticed_secs = None;
     let mut waiting = |waited: Duration| {
         let waited_secs = waited.as_secs();
         if noticed_secs.is_none_or(|noticed| waited_secs >= noticed + WAITING_NOTICE_SECS) {
             noticed_secs = Some(waited_secs);
             let reason = "another push publishes to this repository".to_owned();
-            report(PublishEvent::Waiting { reason, waited_secs });
+            let holder = holder::read(&receiver.repo);
+            report(PublishEvent::Waiting { reason, waited_secs, holder });
         }
     };
     let mut lock = PublishLock::acquire(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    holder::say(session, &lock);
     let notes = finish_recovery(receiver, &mut lock)?;
     Ok((lock, notes))
 }

@@ -4,7 +4,6 @@ use std::{
     collections::HashSet,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use treegraft_object::{Checksum, CommitId};
@@ -50,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) id: PushId,
     /// What the client calls itself. It is nothing but a text.
     pub(crate) client: String,
+    /// Who and where it says that it is; what it calls itself when it does not.
+    pub(crate) who: String,
     pub(crate) offers: Vec<Offer>,
     /// Nothing to publish needs no staging area.
     staging: Option<Staging>,
@@ -137,6 +138,8 @@ impl Session {
         };
         let lock = Mutex::new(Some(lock).filter(|_| is_needed));
         let client = text::one_line(&request.client, MAX_CLIENT_CHARS);
+        let who = request.who.as_deref().map(|who| text::one_line(who, MAX_CLIENT_CHARS));
+        let who = who.filter(|who| !who.is_empty()).unwrap_or_else(|| client.clone());
         let offers = request.refs.into_iter().zip(&answer.refs);
         let offer = |(asked, state): (RefOffer, &RefState)| Offer {
             since: asked.retry.unwrap_or(RetriedOffer { head: state.head }),
@@ -145,7 +148,7 @@ impl Session {
         };
         let offers = offers.map(offer).collect();
         let (knowledge, streams) = (Arc::default(), Mutex::default());
-        Ok((Self { id, client, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
+        Ok((Self { id, client, who, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -234,13 +237,13 @@ fn clear_leftovers(receiver: &Receiver, offers: &[RefOffer]) {
 
 /// Finishes what a publish left that was interrupted, by this push or another, before anything is said about the refs.
 ///
-/// The push's own lock comes after it: a command that updates the repository may have to prune it.
+/// A publish that is under way is none: nobody waits for it here. The push's own lock comes after it: a command that updates
+/// the repository may have to prune it.
 fn finish_interrupted_publish(receiver: &Receiver) -> Result<Vec<String>, ApiError> {
-    if !PublishLock::is_recovery_needed(&receiver.repo).map_err(from_publish)? {
-        return Ok(Vec::new());
+    match PublishLock::recover(&receiver.repo).map_err(from_publish)? {
+        Some(mut lock) => publish::finish_recovery(receiver, &mut lock),
+        None => Ok(Vec::new()),
     }
-    let mut lock = PublishLock::acquire(&receiver.repo, &mut |_: Duration| ()).map_err(from_publish)?;
-    publish::finish_recovery(receiver, &mut lock)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

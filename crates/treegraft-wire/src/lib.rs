@@ -28,7 +28,7 @@ pub use open::{
     GraftMode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefChange, RefOffer, RefState, Repository, Resumed,
     RetriedOffer, Verdict,
 };
-pub use publish::{ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef};
+pub use publish::{Holder, ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef};
 
 /// The path below which this version of the API lives.
 pub const API_ROOT: &str = "/api/v1";

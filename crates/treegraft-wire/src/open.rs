@@ -14,6 +14,9 @@ pub struct PushId(pub String);
 pub struct OpenRequest {
     /// Program and version, for logs.
     pub client: String,
+    /// Who and where the client is, `user@host` for example: a text for those who wait for this push.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
     /// Whether anything is to be changed.
     #[serde(default)]
     pub purpose: Purpose,

@@ -31,6 +31,9 @@ pub enum PublishEvent {
         reason: String,
         /// For how long already.
         waited_secs: u64,
+        /// For whom, if they have said so. It is told by the other one, and no more than a text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
     },
     /// All refs are published.
     Done {
@@ -45,6 +48,22 @@ pub enum PublishEvent {
     /// An event that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+/// Who holds what others wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// What they call themselves.
+    pub who: String,
+    /// The refs that they publish, some of them when there are many.
+    #[serde(default)]
+    pub refs: Vec<String>,
+    /// How many refs they publish.
+    #[serde(default)]
+    pub ref_count: u64,
+    /// Since when they hold it, in seconds since 1970 UTC.
+    #[serde(default)]
+    pub since_secs: u64,
 }
 
 /// What the server does during a publish, in this order.

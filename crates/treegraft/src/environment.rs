@@ -37,6 +37,12 @@ pub(crate) fn account() -> Account {
     find_account(&accounts, rustix::process::geteuid().as_raw()).unwrap_or_default()
 }
 
+/// Says who runs this process where: `user@host`.
+pub(crate) fn who() -> String {
+    let user = account().user.unwrap_or_else(|| format!("user {}", rustix::process::geteuid().as_raw()));
+    format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
+}
+
 fn find_account(accounts: &str, uid: u32) -> Option<Account> {
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');

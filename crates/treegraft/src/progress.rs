@@ -12,7 +12,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use treegraft_push::{Event, Reporter};
 use treegraft_repo::fsck;
-use treegraft_wire::{OpenAnswer, Phase, PublishEvent, Verdict};
+use treegraft_wire::{Holder, OpenAnswer, Phase, PublishEvent, Verdict};
 
 use crate::{
     human,
@@ -248,7 +248,12 @@ impl PushProgress {
         let message = match event {
             PublishEvent::Phase { phase: Phase::Unknown } => return,
             PublishEvent::Phase { phase } => capitalised(&phase.to_string()),
-            PublishEvent::Waiting { reason, waited_secs } => format!("Waiting for {waited_secs} s: {reason}"),
+            PublishEvent::Waiting { reason, waited_secs, holder: None } => {
+                format!("Waiting for {waited_secs} s: {}", human::one_line(reason))
+            }
+            PublishEvent::Waiting { waited_secs, holder: Some(holder), .. } => {
+                format!("Waiting for {}, {waited_secs} s", named(holder))
+            }
             _ => return,
         };
         match &self.output {
@@ -286,6 +291,16 @@ impl Reporter for PushProgress {
             display.touch();
         }
     }
+}
+
+/// Writes `ci@worker-7 (app/org.example.App/x86_64/stable and 2 more)`.
+fn named(holder: &Holder) -> String {
+    let refs = match &holder.refs[..] {
+        [] => String::new(),
+        [first] if holder.ref_count <= 1 => format!(" ({first})"),
+        [first, ..] => format!(" ({first} and {} more)", human::count(holder.ref_count.saturating_sub(1).max(1))),
+    };
+    human::one_line(&format!("{}{refs}", holder.who))
 }
 
 fn capitalised(text: &str) -> String {

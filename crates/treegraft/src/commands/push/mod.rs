@@ -14,7 +14,9 @@ use treegraft_object::CollectionId;
 use treegraft_push::{Destination, PushOptions, PushRef, RetryPolicy, Source, SshOptions, SshTarget};
 use treegraft_wire::{GraftMode, Purpose};
 
-use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui};
+use crate::{
+    cli::GlobalArgs, clock, environment, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui,
+};
 
 pub(crate) mod carry;
 pub(crate) mod report;
@@ -200,6 +202,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
         allow_older: args.allow_older,
         graft: args.graft.into(),
         purpose: if args.dry_run { Purpose::DryRun } else { Purpose::Push },
+        who: Some(environment::who()),
         ..PushOptions::default()
     };
     options.streams = args.streams.unwrap_or(options.streams);
