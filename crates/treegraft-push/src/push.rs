@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{ObjectName, RefName};
 use treegraft_wire::{
-    GraftMode, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefChange, RefOffer, Resumed, RetriedOffer,
-    Verdict,
+    GraftMode, OPEN_EVENTS, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefChange, RefOffer, Resumed,
+    RetriedOffer, Verdict,
 };
 
 use crate::{
@@ -101,7 +101,8 @@ pub(crate) async fn push_once(
     retried: Option<&[RetriedOffer]>,
 ) -> Result<Outcome, PushError> {
     let ahead = Walk::ahead(&source);
-    let opened = client.open(&request(&source, options, retried)).await?;
+    let opened =
+        client.open(&request(&source, options, retried), |waiting| reporter.event(Event::Waiting(waiting))).await?;
     check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));
     if opened.refs.iter().all(|state| state.verdict == Verdict::Unchanged) {
@@ -150,7 +151,7 @@ fn request(source: &Source, options: &PushOptions, retried: Option<&[RetriedOffe
         who: options.who.clone(),
         purpose: options.purpose,
         refs: source.commits.iter().enumerate().map(offer).collect(),
-        features: Vec::new(),
+        features: vec![OPEN_EVENTS.to_owned()],
     }
 }
 

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use treegraft_object::ObjectName;
-use treegraft_wire::{OpenAnswer, PublishEvent};
+use treegraft_wire::{OpenAnswer, PublishEvent, Waiting};
 
 /// Something that happened during a push.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'e> {
+    /// The server waits for somebody else before it can open the push.
+    Waiting(&'e Waiting),
     /// The server knows the refs and has answered.
     Opened(&'e OpenAnswer),
     /// More objects were looked at: how many in all up to now.

@@ -194,6 +194,12 @@ impl RepoLock {
         Ok(Self { kind, lock })
     }
 
+    /// Names the processes that seem to hold the lock, such as "`ostree` (process 4711)", as far as the system tells: texts for
+    /// messages. Looking for them takes some milliseconds.
+    pub fn holders(repo: &Repo) -> Vec<String> {
+        holders::of(&repo.path().join(".lock"))
+    }
+
     /// Returns whether the lock is shared or exclusive.
     pub const fn kind(&self) -> LockKind {
         self.kind

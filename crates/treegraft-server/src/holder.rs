@@ -4,7 +4,9 @@
 //! itself and may have been written by anybody who may write to the repository, so it is cleaned on both ways and believed in
 //! nothing.
 
-use treegraft_repo::{MAX_HOLDER_BYTES, PublishLock, Repo};
+use std::time::Duration;
+
+use treegraft_repo::{MAX_HOLDER_BYTES, PublishLock, Repo, RepoLock};
 use treegraft_wire::Holder;
 
 use crate::{session::Session, text};
@@ -14,6 +16,28 @@ const MAX_REFS: usize = 3;
 
 /// Most of a name that is shown, in characters.
 const MAX_CHARS: usize = 200;
+
+/// Seconds between two notices that a push still waits.
+const NOTICE_SECS: u64 = 5;
+
+/// Makes a callback for waiting out of one that gives notice every few seconds, the first time at once.
+pub(crate) fn notices(mut notice: impl FnMut(u64)) -> impl FnMut(Duration) {
+    let mut noticed_secs = None;
+    move |waited| {
+        let waited_secs = waited.as_secs();
+        if noticed_secs.is_none_or(|noticed| waited_secs >= noticed + NOTICE_SECS) {
+            noticed_secs = Some(waited_secs);
+            notice(waited_secs);
+        }
+    }
+}
+
+/// Looks who holds the repository's own lock.
+pub(crate) fn of_repository(repo: &Repo) -> Option<Holder> {
+    let names = RepoLock::holders(repo);
+    let holder = Holder { who: names.join(", "), refs: Vec::new(), ref_count: 0, since_secs: 0 };
+    (!names.is_empty()).then(|| cleaned(holder))
+}
 
 /// Leaves word who publishes.
 pub(crate) fn say(session: &Session, lock: &PublishLock) {

@@ -11,12 +11,10 @@
 //! 6. The summary is written and signed, the journal removed.
 //! 7. The locks are free; the administrator's other hook hears of it.
 
-use std::time::Duration;
-
 use treegraft_object::CommitId;
 use treegraft_repo::{Pending, Prepared, PublishLock, RefEdit, RefTarget, Transaction};
 use treegraft_wire::{
-    ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict,
+    ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict, Waiting,
 };
 
 use crate::{
@@ -28,9 +26,6 @@ use crate::{
     policy::{self, Judged},
     session::{Offer, Session},
 };
-
-/// Seconds between two notices that a push still waits.
-const WAITING_NOTICE_SECS: u64 = 5;
 
 type Report<'r> = dyn FnMut(PublishEvent) + 'r;
 
@@ -124,16 +119,10 @@ fn acquire(
     session: &Session,
     report: &mut Report<'_>,
 ) -> Result<(PublishLock, Vec<String>), ApiError> {
-    let mut noticed_secs = None;
-    let mut waiting = |waited: Duration| {
-        let waited_secs = waited.as_secs();
-        if noticed_secs.is_none_or(|noticed| waited_secs >= noticed + WAITING_NOTICE_SECS) {
-            noticed_secs = Some(waited_secs);
-            let reason = "another push publishes to this repository".to_owned();
-            let holder = holder::read(&receiver.repo);
-            report(PublishEvent::Waiting { reason, waited_secs, holder });
-        }
-    };
+    let mut waiting = holder::notices(|waited_secs| {
+        let reason = "another push publishes to this repository".to_owned();
+        report(PublishEvent::Waiting(Waiting { reason, waited_secs, holder: holder::read(&receiver.repo) }));
+    });
     let mut lock = PublishLock::acquire(&receiver.repo, &mut waiting).map_err(from_publish)?;
     holder::say(session, &lock);
     let notes = finish_recovery(receiver, &mut lock)?;

@@ -10,13 +10,13 @@ use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
 use treegraft_wire::{
     ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
-    RetriedOffer, Verdict,
+    RetriedOffer, Verdict, Waiting,
 };
 
 use crate::{
     Receiver, earlier,
     error::{from_lock, from_publish, from_staging},
-    hooks,
+    holder, hooks,
     knowledge::Knowledge,
     policy::{self, Judged},
     publish,
@@ -95,13 +95,18 @@ impl Session {
         id: PushId,
         slot: Arc<Slot>,
         request: OpenRequest,
+        waiting: &mut dyn FnMut(Waiting),
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
         let mut notes = finish_interrupted_publish(receiver)?;
         if request.purpose == Purpose::Push {
             notes.extend(hooks::run_orphans(receiver));
         }
-        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
+        let mut waiting = holder::notices(|waited_secs| {
+            let reason = "another process has locked the repository".to_owned();
+            waiting(Waiting { reason, waited_secs, holder: holder::of_repository(&receiver.repo) });
+        });
+        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut waiting).map_err(from_lock)?;
         let mut refs = Vec::new();
         for offer in &request.refs {
             let Judged { head, verdict, published } = policy::judge(receiver, offer, None, offer.retry)?;

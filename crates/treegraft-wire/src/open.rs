@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{CollectionId, CommitId, DirMetaId, DirTreeId, RefName};
 
+use crate::{ApiError, publish::Waiting};
+
 /// The name of a push on the server, valid only on the connection that opened it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -25,6 +27,31 @@ pub struct OpenRequest {
     /// Names of optional parts of the protocol that the client knows.
     #[serde(default)]
     pub features: Vec<String>,
+}
+
+/// The feature of a client that reads the answer to an opening as [`OpenEvent`]s.
+pub const OPEN_EVENTS: &str = "open-events";
+
+/// One line of the answer to an opening with the feature [`OPEN_EVENTS`]. The last one is [`Opened`](Self::Opened) or
+/// [`Failed`](Self::Failed).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum OpenEvent {
+    /// The server waits for somebody else.
+    Waiting(Waiting),
+    /// The push is open.
+    Opened {
+        /// The server's side of it.
+        answer: OpenAnswer,
+    },
+    /// It is not.
+    Failed {
+        /// Why.
+        error: ApiError,
+    },
+    /// An event that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Whether a push is to change anything.

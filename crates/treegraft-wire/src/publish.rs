@@ -26,15 +26,7 @@ pub enum PublishEvent {
         phase: Phase,
     },
     /// The server waits for somebody else.
-    Waiting {
-        /// For whom or what, in words.
-        reason: String,
-        /// For how long already.
-        waited_secs: u64,
-        /// For whom, if they have said so. It is told by the other one, and no more than a text.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        holder: Option<Holder>,
-    },
+    Waiting(Waiting),
     /// All refs are published.
     Done {
         /// What was published.
@@ -48,6 +40,18 @@ pub enum PublishEvent {
     /// An event that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+/// The server waits for somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// For whom or what, in words.
+    pub reason: String,
+    /// For how long already.
+    pub waited_secs: u64,
+    /// For whom, if that is known. It is told by the other one, and no more than a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
 }
 
 /// Who holds what others wait for.

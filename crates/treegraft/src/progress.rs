@@ -12,7 +12,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use treegraft_push::{Event, Reporter};
 use treegraft_repo::fsck;
-use treegraft_wire::{Holder, OpenAnswer, Phase, PublishEvent, Verdict};
+use treegraft_wire::{Holder, OpenAnswer, Phase, PublishEvent, Verdict, Waiting};
 
 use crate::{
     human,
@@ -202,6 +202,7 @@ impl PushProgress {
 
     fn opened(&self, answer: &OpenAnswer) {
         self.is_opened.store(true, Ordering::Relaxed);
+        self.counters.is_publishing.store(false, Ordering::Relaxed);
         let to_publish = answer.refs.iter().filter(|state| state.verdict == Verdict::Publish).count() as u64;
         self.phase(|| {
             let refs = human::things(answer.refs.len() as u64, "ref");
@@ -248,14 +249,14 @@ impl PushProgress {
         let message = match event {
             PublishEvent::Phase { phase: Phase::Unknown } => return,
             PublishEvent::Phase { phase } => capitalised(&phase.to_string()),
-            PublishEvent::Waiting { reason, waited_secs, holder: None } => {
-                format!("Waiting for {waited_secs} s: {}", human::one_line(reason))
-            }
-            PublishEvent::Waiting { waited_secs, holder: Some(holder), .. } => {
-                format!("Waiting for {}, {waited_secs} s", named(holder))
-            }
+            PublishEvent::Waiting(waiting) => waiting_for(waiting),
             _ => return,
         };
+        self.message(message);
+    }
+
+    /// Says what goes on now: in the display, or as a line.
+    fn message(&self, message: String) {
         match &self.output {
             Output::Display(display) => {
                 display.bar.set_message(message);
@@ -264,11 +265,20 @@ impl PushProgress {
             Output::Nothing => {}
         }
     }
+
+    fn waiting(&self, waiting: &Waiting) {
+        // Nobody asks for a password any more.
+        self.is_opened.store(true, Ordering::Relaxed);
+        // Nothing is counted before the push is open.
+        self.counters.is_publishing.store(true, Ordering::Relaxed);
+        self.message(waiting_for(waiting));
+    }
 }
 
 impl Reporter for PushProgress {
     fn event(&self, event: Event<'_>) {
         match event {
+            Event::Waiting(waiting) => self.waiting(waiting),
             Event::Opened(answer) => self.opened(answer),
             Event::Compared { objects } => self.counters.compared.store(objects, Ordering::Relaxed),
             Event::Found { objects, bytes } => {
@@ -290,6 +300,15 @@ impl Reporter for PushProgress {
         {
             display.touch();
         }
+    }
+}
+
+/// Writes `Waiting for ci@worker-7 (main), 12 s`.
+fn waiting_for(waiting: &Waiting) -> String {
+    let Waiting { reason, waited_secs, holder } = waiting;
+    match holder {
+        Some(holder) => format!("Waiting for {}, {waited_secs} s", named(holder)),
+        None => format!("Waiting for {waited_secs} s: {}", human::one_line(reason)),
     }
 }
 

@@ -268,6 +268,31 @@ fn a_push_that_waits_says_for_whom() {
 }
 
 #[test]
+fn a_push_to_a_locked_repository_says_who_has_locked_it() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let worker = worker(&site, "first", 1_000);
+    let lock = FileLock::try_acquire(&site.server.join(".lock"), LockKind::Exclusive).expect("it can be locked");
+    assert!(lock.is_some(), "nobody else has it");
+    let mut command = site.push_ssh_command(&sshd, sshd.port(), &worker, &["main"]);
+    let mut waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    let lines = BufReader::new(waiting.stderr.take().expect("it is piped")).lines();
+    let told = lines.map_while(Result::ok).find(|line| line.starts_with("Waiting for")).expect("it says that it waits");
+    let this = format!("(process {}), 0 s", std::process::id());
+    assert!(told.starts_with("Waiting for `") && told.ends_with(&this), "the one that has it is told: {told}");
+    drop(lock);
+    assert!(waiting.wait().expect("it ends").success(), "and it goes on when it is free");
+
+    site.ostree.at(&site.server, "config", ["set", "core.lock-timeout-secs", "1"]).ok();
+    let lock = FileLock::try_acquire(&site.server.join(".lock"), LockKind::Exclusive).expect("it can be locked");
+    let run = site.push_ssh(&sshd, &worker, &["main:other", "--json"]);
+    let error = &json(&run)["error"];
+    assert_eq!((run.code(), &error["code"]), (Some(4), &serde_json::Value::from("locked")), "{}", run.report());
+    let this = format!("(process {}) holds it", std::process::id());
+    assert!(error["message"].as_str().is_some_and(|text| text.ends_with(&this)), "the error tells it as well: {error}");
+    drop(lock);
+}
+
+#[test]
 fn what_a_holder_says_is_not_believed() {
     let Some(site) = Site::new() else { return };
     let worker = worker(&site, "first", 1_000);
