@@ -5,6 +5,7 @@
 mod bench;
 mod bench_bare;
 mod check;
+mod company;
 mod dist;
 mod docs;
 mod layers;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Measure pushes to a server that has nothing but sshd and a shell.
     BenchBare(bench_bare::BenchBareArgs),
+    /// Measure many pushes to one ref at once.
+    Company(company::CompanyArgs),
     /// Run everything that a change must pass: `check`, then `test`.
     Ci,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Docs(args) => docs::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::BenchBare(args) => bench_bare::run(&args),
+        Task::Company(args) => company::run(&args),
         Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
     };
     match done {

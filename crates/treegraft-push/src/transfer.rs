@@ -170,7 +170,7 @@ fn fill(
             }
         }
         total.objects += 1;
-        reporter.event(Event::Sent);
+        reporter.event(Event::Sent { object: object.name });
         current = next(queue);
     }
     writer.finish()?;

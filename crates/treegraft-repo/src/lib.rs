@@ -16,8 +16,11 @@
 //! <repo>/summary, summary.sig          what clients fetch first                                         summary
 //! <repo>/deltas/, delta-indexes/       static deltas                                                    deltas
 //! <repo>/.treegraft/                   ignored by libostree; mode 0700, made by the first push
-//!     publish.lock                     one publish at a time                                            publish_lock
+//!     publish.lock, publish.holder     one publish at a time, and who it is                             publish_lock
+//!     queue/<20 digits>                those who wait for it, in the order in which they came           queue
 //!     journal                          the refs of a publish that is going on; absent when there is none  journal
+//!     pending/<name>                   work that has to follow a publish, until it is done              pending
+//!     preview/                         what is about to be published, as a repository                   preview
 //!     staging/<random>/                one for each push                                                staging
 //!         lock, boot-id, XX/<62 digits>.<ext>
 //! ```
@@ -40,6 +43,7 @@
 //! | `.lock` | whoever adds objects or moves refs, from the first look-up to the last ref | shared |
 //! | `.lock` | whoever deletes objects: [`prune`], `ostree prune`, `flatpak build-update-repo --prune` | exclusive |
 //! | `.treegraft/publish.lock` | one publish, or the recovery after a crashed one | exclusive |
+//! | `.treegraft/queue/*`, `pending/*` | whoever waits to publish; whoever has work to do after it | exclusive |
 //! | `.treegraft/staging/*/lock` | the push that owns the staging area, as long as it lives | exclusive |
 //!
 //! All are open-file-description locks. Readers take none: [`Repo`], [`Closure`] and [`fsck`] see objects come and, if
@@ -72,15 +76,19 @@ pub mod fault;
 mod find;
 mod free_space;
 pub mod fsck;
+mod holders;
 mod init;
 mod journal;
 mod key_file;
 mod lock;
 mod mode;
 mod open;
+mod pending;
+mod preview;
 mod private_dir;
 pub mod prune;
 mod publish_lock;
+mod queue;
 mod ref_edit;
 mod refs;
 mod staging;
@@ -97,7 +105,9 @@ pub use key_file::{KeyFile, KeyFileError};
 pub use lock::{FileLock, LockError, LockKind, RepoLock};
 pub use mode::Mode;
 pub use open::{OpenError, Repo};
-pub use publish_lock::{FoundRef, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
+pub use pending::{MAX_PENDING_BYTES, Pending};
+pub use preview::Preview;
+pub use publish_lock::{FoundRef, MAX_HOLDER_BYTES, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
 pub use ref_edit::{RefEdit, RefEditError};
 pub use refs::{RefError, RefTarget};
 pub use staging::{Cleared, Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};

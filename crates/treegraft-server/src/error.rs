@@ -45,7 +45,8 @@ fn no_space(detail: String) -> ApiError {
 }
 
 pub(crate) fn from_read(error: ReadError) -> ApiError {
-    ApiError::new(ErrorCode::Repository, chain(&error)).hint("run `treegraft fsck` on the server")
+    let answer = ApiError::new(ErrorCode::Repository, chain(&error));
+    if error.is_temporary() { answer.temporary(true) } else { answer.hint("run `treegraft fsck` on the server") }
 }
 
 /// An error of looking whether a pushed commit is complete: what is wrong with its tree is not the server's fault.
@@ -60,7 +61,7 @@ pub(crate) fn from_check(error: ReadError) -> ApiError {
 }
 
 pub(crate) fn from_ref(error: RefError) -> ApiError {
-    ApiError::new(ErrorCode::Repository, chain(&error))
+    ApiError::new(ErrorCode::Repository, chain(&error)).temporary(error.is_temporary())
 }
 
 pub(crate) fn from_lock(error: LockError) -> ApiError {
@@ -94,7 +95,7 @@ pub(crate) fn from_staging(error: StagingError) -> ApiError {
         StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail)
             .of_object(&name)
             .hint("the server's administrator can raise `max-object-bytes` for this repository"),
-        error => from_disk(&error),
+        error => from_disk(&error).temporary(error.is_temporary()),
     }
 }
 
@@ -115,7 +116,7 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
         TransactionError::TooManyRefs { .. } => {
             ApiError::new(ErrorCode::TooLarge, detail).hint("refs under extra collection ids count as well")
         }
-        error => from_disk(&error),
+        error => from_disk(&error).temporary(error.is_temporary()),
     }
 }
 

@@ -7,8 +7,10 @@
 //!   code on blocking threads.
 //! * `pushes`: the pushes of a connection and their bounds. `session`: one push, its locks and its staging area; `knowledge`
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
+//! * `holder`: who publishes, for those who wait.
+//! * `hooks`: the administrator's programs that are asked before a publication and told after it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
-//!   holds what is asked for against the settings.
+//!   holds what is asked for against the settings, `earlier` finds what another try of the push has published.
 //! * `prune`: deleting what nothing leads to, with all that belongs to it.
 //!
 //! # What holds
@@ -24,8 +26,11 @@ mod body;
 mod commits;
 pub mod config;
 mod connection;
+mod earlier;
 mod error;
 mod handlers;
+mod holder;
+mod hooks;
 mod knowledge;
 mod metadata;
 mod policy;
@@ -36,7 +41,8 @@ mod receiver;
 mod recorded_sizes;
 mod session;
 mod signing;
+mod text;
 
 pub use connection::{ServeError, serve_connection, serve_refusal};
 pub use prune::{PruneError, Pruned};
-pub use receiver::{Clock, Receiver, ReceiverError};
+pub use receiver::{Account, Clock, Receiver, ReceiverError};

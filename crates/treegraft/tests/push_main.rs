@@ -15,10 +15,14 @@ mod differential;
 mod faults;
 #[path = "push/flatpak.rs"]
 mod flatpak;
+#[path = "push/hooks.rs"]
+mod hooks;
 #[path = "push/policy.rs"]
 mod policy;
 #[path = "push/prune.rs"]
 mod prune;
+#[path = "push/retries.rs"]
+mod retries;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]

@@ -23,7 +23,8 @@ use treegraft_server::{Receiver, serve_connection, serve_refusal};
 use treegraft_wire::{ApiError, ErrorCode, RECEIVE_BANNER};
 
 use crate::{
-    cli::GlobalArgs, clock, commands::push::carry::server_config, error::CommandError, exit::Exit, runtime, ui::Ui,
+    cli::GlobalArgs, clock, commands::push::carry::server_config, environment, error::CommandError, exit::Exit,
+    runtime, ui::Ui,
 };
 
 const EXAMPLES: &str = "\
@@ -81,7 +82,7 @@ pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit
 fn open(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, ApiError> {
     let settings = server_config(config).map_err(|error| refusal(&error))?.settings(path);
     match Receiver::open(path, settings, clock::now_secs) {
-        Ok(receiver) => Ok(Arc::new(receiver)),
+        Ok(receiver) => Ok(Arc::new(receiver.with_account(environment::account()))),
         Err(error) => Err(refusal(&error.into())),
     }
 }

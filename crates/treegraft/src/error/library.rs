@@ -175,7 +175,7 @@ impl From<DestinationError> for CommandError {
 impl From<ApiError> for CommandError {
     fn from(error: ApiError) -> Self {
         let (code, hint) = (error.code, error.hint.clone());
-        let mut command_error = Self::user_or_temporary(code.is_temporary(), error).hints_from(hint);
+        let mut command_error = Self::user_or_temporary(error.is_temporary(), error).hints_from(hint);
         command_error.code = Some(code);
         command_error
     }

@@ -314,7 +314,7 @@ fn the_configuration_of_the_server_is_wrong() {
         |
       2 | allow-farce = true
         | ^^^^^^^^^^^
-      unknown field `allow-farce`, expected one of `path`, `gpg-keys`, `gpg-homedir`, `gpg-program`, `ed25519-key-files`, `allow-exact`, `allow-force`, `allow-older`, `detached-metadata`, `flatpak-update`, `update-command`, `max-object-bytes`, `max-content-bytes`, `max-metadata-bytes`, `max-refs`
+      unknown field `allow-farce`, expected one of KEYS
     Hint: every key is documented in docs/reference/server.toml
     ");
     fs::write(place.path("key.toml"), "[defaults]\ned25519-key-files = [\"/nonexistent.key\"]\n")

@@ -14,6 +14,9 @@ use treegraft_testkit::{CleanEnv, Gpg, Ostree, RepoMode, Run, Sshd};
 /// The program under test.
 pub(crate) const TREEGRAFT: &str = env!("CARGO_BIN_EXE_treegraft");
 
+/// Most tests want to see what one try leaves; a later `--retries` takes it back.
+const ONE_TRY: &str = "--retries=0";
+
 /// How long a process may take to notice that the other side is gone.
 pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -70,7 +73,7 @@ impl Site {
     /// Returns the command of a push to the server's repository on this machine.
     pub(crate) fn push_local_command(&self, worker: &Path, args: &[&str]) -> std::process::Command {
         let mut command = self.env.command(TREEGRAFT);
-        command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker);
+        command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker).arg(ONE_TRY);
         command.arg(&self.server).args(args);
         command
     }
@@ -96,7 +99,7 @@ impl Site {
         args: &[&str],
     ) -> std::process::Command {
         let mut command = self.env.command(TREEGRAFT);
-        command.arg("push").arg("--repo").arg(worker);
+        command.arg("push").arg("--repo").arg(worker).arg(ONE_TRY);
         command.arg("-F").arg(sshd.client_config()).args(["-p", &port.to_string()]);
         command.arg("--remote-command").arg(self.remote_command());
         command.arg(format!("{}:{}", sshd.host(), self.server.display())).args(args);

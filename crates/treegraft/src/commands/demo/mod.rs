@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use treegraft_object::{Commit, CommitId, ObjectName, gvariant::Variant};
-use treegraft_push::{Destination, Outcome, PushOptions, Source};
+use treegraft_push::{Attempt, Destination, Outcome, PushOptions, Source};
 use treegraft_repo::{Find, Repo, fsck, summary};
 use treegraft_sign::{Ed25519Key, ed25519};
 
@@ -157,7 +157,8 @@ impl Stage<'_> {
         let quiet = Ui::new(Format::Text, crate::ui::Verbosity::Quiet, self.ui.environment());
         let progress: Arc<PushProgress> = PushProgress::start(quiet, path.display().to_string());
         let receiver = carry::local_receiver(&path, Some(&config))?;
-        let outcome = runtime::start()?.block_on(carry::push_locally(receiver, source, &options, &progress))?;
+        let (source, attempt) = (Arc::new(source), Attempt::only(progress));
+        let outcome = runtime::start()?.block_on(carry::push_locally(&receiver, &source, &options, &attempt))?;
         let destination = Destination::Local(path);
         Finished { destination: &destination, options: &options, outcome: &outcome, took: started.elapsed() }
             .write_text(self.ui, &mut self.out, "  ")?;

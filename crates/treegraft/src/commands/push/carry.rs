@@ -3,12 +3,20 @@
 use std::{path::Path, sync::Arc};
 
 use treegraft_push::{
-    Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, Source, SshCarrier, SshOptions,
-    SshTarget, carrier::ssh::SshError, push,
+    Attempt, Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, RetryPolicy, Source,
+    SshCarrier, SshOptions, SshTarget,
+    carrier::ssh::SshError,
+    retry::{self, Failure, GaveUp},
 };
 use treegraft_server::{Receiver, config::ServerConfig, serve_connection};
 
-use crate::{clock, error::CommandError, progress::PushProgress};
+use crate::{
+    clock::{self, RealTime},
+    environment,
+    error::{CommandError, ErrorKind},
+    human,
+    progress::PushProgress,
+};
 
 /// Size in bytes of the in-memory pipe to a receiver in this process: some frames of HTTP/2.
 const LOCAL_PIPE_BYTES: usize = 1 << 20;
@@ -24,20 +32,20 @@ pub(crate) fn server_config(file: Option<&Path>) -> Result<ServerConfig, Command
 /// Opens a repository of this machine for a push.
 pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, CommandError> {
     let settings = server_config(config)?.settings(path);
-    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?))
+    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?.with_account(environment::account())))
 }
 
 /// Pushes to a receiver in this process.
 pub(crate) async fn push_locally(
-    receiver: Arc<Receiver>,
-    source: Source,
+    receiver: &Arc<Receiver>,
+    source: &Arc<Source>,
     options: &PushOptions,
-    progress: &Arc<PushProgress>,
+    attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
     let (here, there) = tokio::io::duplex(LOCAL_PIPE_BYTES);
-    let server = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
+    let server = tokio::spawn(serve_connection(Arc::clone(receiver), there));
     let client = Client::connect(here).await?;
-    let result = push(&client, source, options, reporter(progress)).await;
+    let result = attempt.push(&client, Arc::clone(source), options).await;
     // The receiver ends with the connection and gives up its locks; how the connection ends is of no interest any more.
     drop(client);
     let _ = server.await;
@@ -49,20 +57,20 @@ pub(crate) async fn push_locally(
 pub(crate) async fn push_over_ssh(
     target: &SshTarget,
     ssh: &SshOptions,
-    source: Source,
+    source: &Arc<Source>,
     options: &PushOptions,
-    progress: &Arc<PushProgress>,
+    attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
-    let (carrier, stream) = SshCarrier::start(target, ssh, &reporter(progress))?;
+    let (carrier, stream) = SshCarrier::start(target, ssh, attempt.reporter())?;
     let result = match Client::connect(stream).await {
-        Ok(client) => push(&client, source, options, reporter(progress)).await,
+        Ok(client) => attempt.push(&client, Arc::clone(source), options).await,
         Err(error) => Err(error.into()),
     };
     match result {
         Err(PushError::Client(error @ ClientError::Connection(_))) => {
             // Only when ssh has ended is everything there that it has to say.
             let end = carrier.failure().await;
-            Err(if progress.is_opened() { connection_lost(target, error, &end) } else { end.into() })
+            Err(if attempt.is_opened() { connection_lost(target, error, &end) } else { end.into() })
         }
         result => {
             carrier.close();
@@ -71,8 +79,41 @@ pub(crate) async fn push_over_ssh(
     }
 }
 
-fn reporter(progress: &Arc<PushProgress>) -> Arc<dyn Reporter> {
-    Arc::clone(progress) as Arc<dyn Reporter>
+/// Tries a push as often as `policy` says.
+pub(crate) async fn persist(
+    policy: &RetryPolicy,
+    progress: &Arc<PushProgress>,
+    attempt: impl AsyncFnMut(&Attempt) -> Result<Outcome, CommandError>,
+) -> Result<Outcome, CommandError> {
+    let reporter = Arc::clone(progress) as Arc<dyn Reporter>;
+    retry::persist(policy, &RealTime::start(), reporter, attempt).await.map_err(gave_up)
+}
+
+fn gave_up(GaveUp { error, attempts, may_be_published }: GaveUp<CommandError>) -> CommandError {
+    let is_temporary = error.kind() == ErrorKind::Temporary;
+    let tries = (attempts > 1 && is_temporary)
+        .then(|| format!("gave up after {attempts} attempts; `--retries` and `--retry-for` allow more"));
+    let published = may_be_published.then(|| {
+        "the connection broke while the server was publishing, so the refs may be published: the same command tells, and \
+         does nothing twice"
+            .to_owned()
+    });
+    error.hints_from(published).hints_from(tries)
+}
+
+impl Failure for CommandError {
+    fn is_temporary(&self) -> bool {
+        self.kind() == ErrorKind::Temporary
+    }
+
+    fn reason(&self) -> String {
+        let message = if self.is::<ConnectionLost>() { "Connection lost".to_owned() } else { self.message() };
+        let reason = match &self.causes()[..] {
+            [] => message,
+            [cause, ..] => format!("{message} ({cause})"),
+        };
+        human::one_line(&reason)
+    }
 }
 
 /// The connection broke in the middle of a push.

@@ -1,15 +1,21 @@
 //! `treegraft push`: sends commits to a server's repository and publishes them.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use treegraft_flatpak::{AppId, GraftOptions};
 use treegraft_object::CollectionId;
-use treegraft_push::{Destination, PushOptions, PushRef, Source, SshOptions};
+use treegraft_push::{Destination, PushOptions, PushRef, RetryPolicy, Source, SshOptions};
 use treegraft_wire::{GraftMode, Purpose};
 
-use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui};
+use crate::{
+    cli::GlobalArgs, clock, environment, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui,
+};
 
 pub(crate) mod carry;
 pub(crate) mod report;
@@ -33,7 +39,10 @@ Examples:
 ///
 /// Only objects that the server lacks are sent. The server makes, for each ref, a new commit with the pushed tree on top
 /// of the ref's head (a graft), and signs it. With `--exact` the pushed commit itself is published, with its checksum.
-/// A push that was interrupted is started again by the same command: what had arrived is not sent again.
+///
+/// When the connection breaks, or the server is locked or busy, the push is tried again after a pause (`--retries`): what
+/// had arrived is not sent again, and nothing is published twice. A refusal is final. A push that was given up is started
+/// again by the same command.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
@@ -57,6 +66,12 @@ pub(crate) struct PushArgs {
     /// Only find out what would be sent; with `-v`, list every object
     #[arg(long)]
     dry_run: bool,
+    /// Tries after the first one when the connection breaks, or the server is locked or busy; 0 for none
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().max_retries, overrides_with = "retries")]
+    retries: u32,
+    /// Begin no other try when this time has passed since the first failure, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = RetryPolicy::default().max_time.as_secs())]
+    retry_for: u64,
     /// Streams of objects at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     streams: Option<u32>,
@@ -136,6 +151,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
         allow_older: args.allow_older,
         graft: args.graft.into(),
         purpose: if args.dry_run { Purpose::DryRun } else { Purpose::Push },
+        who: Some(environment::who()),
         ..PushOptions::default()
     };
     options.streams = args.streams.unwrap_or(options.streams);
@@ -144,17 +160,25 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     for (name, _) in source.refs() {
         options.graft.check(name).map_err(CommandError::usage)?;
     }
+    let source = Arc::new(source);
+    let policy = RetryPolicy {
+        max_retries: args.retries,
+        max_time: Duration::from_secs(args.retry_for),
+        ..RetryPolicy::default()
+    };
     let started = Instant::now();
     let progress = PushProgress::start(ui, destination.to_string());
     let runtime = runtime::start()?;
     let outcome = match &destination {
         Destination::Local(path) => {
             let receiver = carry::local_receiver(path, args.config.as_deref())?;
-            runtime.block_on(carry::push_locally(receiver, source, &options, &progress))?
+            runtime.block_on(carry::persist(&policy, &progress, async |attempt| {
+                carry::push_locally(&receiver, &source, &options, attempt).await
+            }))?
         }
-        Destination::Ssh(target) => {
-            runtime.block_on(carry::push_over_ssh(target, &ssh, source, &options, &progress))?
-        }
+        Destination::Ssh(target) => runtime.block_on(carry::persist(&policy, &progress, async |attempt| {
+            carry::push_over_ssh(target, &ssh, &source, &options, attempt).await
+        }))?,
     };
     // Its display must be gone before the result is written.
     drop(progress);
