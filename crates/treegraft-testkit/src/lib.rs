@@ -15,6 +15,7 @@
 #![expect(clippy::missing_panics_doc, reason = "every helper panics when its work fails; that is how a test ends")]
 
 pub mod build_dir;
+pub mod crash;
 pub mod env;
 pub mod flatpak;
 pub mod gpg;
@@ -28,6 +29,7 @@ pub mod sshd;
 pub mod tree;
 
 pub use build_dir::{BuildDir, Version};
+pub use crash::{Crash, Disk, Image, ImageEntry, Recorder, Recording};
 pub use env::CleanEnv;
 pub use flatpak::Flatpak;
 pub use gpg::Gpg;

@@ -30,12 +30,23 @@ pub enum Oracle {
     Rsync,
     /// The interpreter that small independent readers of our formats are written for.
     Python3,
+    /// The tracer that records what a program does to files.
+    Strace,
 }
 
 impl Oracle {
     /// All oracles, in the order in which they are reported.
-    pub const ALL: [Self; 8] =
-        [Self::Ostree, Self::Flatpak, Self::Gpg, Self::Sshd, Self::Ssh, Self::SshKeygen, Self::Rsync, Self::Python3];
+    pub const ALL: [Self; 9] = [
+        Self::Ostree,
+        Self::Flatpak,
+        Self::Gpg,
+        Self::Sshd,
+        Self::Ssh,
+        Self::SshKeygen,
+        Self::Rsync,
+        Self::Python3,
+        Self::Strace,
+    ];
 
     /// Returns the name of the executable.
     pub const fn program(self) -> &'static str {
@@ -48,6 +59,7 @@ impl Oracle {
             Self::SshKeygen => "ssh-keygen",
             Self::Rsync => "rsync",
             Self::Python3 => "python3",
+            Self::Strace => "strace",
         }
     }
 
@@ -61,6 +73,7 @@ impl Oracle {
             Self::Ssh | Self::SshKeygen => "openssh-client",
             Self::Rsync => "rsync",
             Self::Python3 => "python3",
+            Self::Strace => "strace",
         }
     }
 
