@@ -1,5 +1,7 @@
 //! Pushes from end to end: the real program over a real sshd, judged by real `ostree`, `flatpak` and `gpg`.
 
+#[path = "push/judge.rs"]
+mod judge;
 #[path = "push/rounds.rs"]
 mod rounds;
 #[path = "push/site.rs"]
@@ -17,6 +19,8 @@ mod faults;
 mod flatpak;
 #[path = "push/policy.rs"]
 mod policy;
+#[path = "push/power.rs"]
+mod power;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]

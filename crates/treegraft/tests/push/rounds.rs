@@ -35,14 +35,23 @@ impl Drop for Round {
 
 /// Runs `work` with another seed in each round, and others each time.
 pub(crate) fn rounds(usual: u64, mut work: impl FnMut(&mut Round)) {
-    let count = number(ROUNDS).unwrap_or(usual);
-    let first = number(SEED).unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-        u64::from(now.subsec_nanos()) << 20
-    });
-    for seed in first..first + count {
+    let first = first_seed();
+    for seed in first..first + round_count(usual) {
         work(&mut Round { seed, notes: Vec::new() });
     }
+}
+
+/// Returns how many rounds are wanted.
+pub(crate) fn round_count(usual: u64) -> u64 {
+    number(ROUNDS).unwrap_or(usual)
+}
+
+/// Returns the seed of the first round.
+pub(crate) fn first_seed() -> u64 {
+    number(SEED).unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        u64::from(now.subsec_nanos()) << 20
+    })
 }
 
 fn number(variable: &str) -> Option<u64> {
