@@ -87,7 +87,10 @@ pub(crate) fn make_dirs(base: BorrowedFd<'_>, path: &str, mode: Mode, durability
     let mut current = base.try_clone_to_owned()?;
     for part in path.split('/') {
         match mkdirat(&current, part, mode) {
-            Ok(()) => durability.sync_dir(&current)?,
+            Ok(()) => {
+                fault::point("directory-made")?;
+                durability.sync_dir(&current)?;
+            }
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -128,6 +131,7 @@ pub(crate) fn replace(dir: impl AsFd, name: &str, data: &[u8], durability: Durab
 
 fn write_and_rename(dir: BorrowedFd<'_>, name: &str, data: &[u8], durability: Durability) -> io::Result<()> {
     let mut file = create(dir, TEMPORARY)?;
+    fault::point("file-made")?;
     file.write_all(data)?;
     durability.sync_file(&file)?;
     fault::point("file-written")?;

@@ -201,7 +201,8 @@ pub fn write(repo: &Repo, lock: &PublishLock, summary: &[u8], signatures: Option
             durable::unlink_if_there(repo.dir(), "summary.sig")?;
         }
         fault::point("summary:signatures-renamed")?;
-        durability.sync_dir(repo.dir())
+        durability.sync_dir(repo.dir())?;
+        fault::point("summary:durable")
     };
     rename().map_err(fail(repo.path().join("summary")))
 }
@@ -209,6 +210,7 @@ pub fn write(repo: &Repo, lock: &PublishLock, summary: &[u8], signatures: Option
 fn write_new(lock: &PublishLock, name: &str, data: &[u8]) -> io::Result<File> {
     let mut file = durable::create(lock.private_dir(), name)?;
     file.write_all(data)?;
+    fault::point("summary:part-written")?;
     Ok(file)
 }
 

@@ -17,6 +17,7 @@
 pub mod build_dir;
 pub mod crash;
 pub mod env;
+pub mod fault_points;
 pub mod flatpak;
 pub mod gpg;
 pub mod http;
@@ -30,7 +31,8 @@ pub mod tree;
 
 pub use build_dir::{BuildDir, Version};
 pub use crash::{Crash, Disk, Image, ImageEntry, Recorder, Recording};
-pub use env::CleanEnv;
+pub use env::{CleanEnv, memory_folder};
+pub use fault_points::fault_points;
 pub use flatpak::Flatpak;
 pub use gpg::Gpg;
 pub use http::StaticServer;

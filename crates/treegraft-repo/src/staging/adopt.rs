@@ -112,6 +112,7 @@ fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned
             fault::point("staging:locked").map_err(fail)?;
             let write = || durable::create(&own.dir, BOOT_ID)?.write_all(format!("{boot_id}\n").as_bytes());
             write().map_err(fail)?;
+            fault::point("staging:boot-id-written").map_err(fail)?;
             return Ok(own);
         }
     }
@@ -136,12 +137,13 @@ fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
 
 /// Lists the objects, and deletes everything else but the area's own files.
 fn take_over(own: &Owned, index: &Index) -> io::Result<()> {
-    for_each_file(own.dir.as_fd(), &mut |directory, file| match file.object {
-        Some(name) => {
+    for_each_file(own.dir.as_fd(), &mut |directory, file| {
+        if let Some(name) = file.object {
             index.adopt(name, file.bytes);
-            Ok(())
+            return Ok(());
         }
-        None => Ok(unlinkat(directory, file.name, AtFlags::empty())?),
+        unlinkat(directory, file.name, AtFlags::empty())?;
+        fault::point("staging:unnamed-deleted")
     })
 }
 
@@ -213,7 +215,8 @@ pub(super) fn sweep(
             is_any_left = true;
             return Ok(());
         }
-        Ok(unlinkat(directory, file.name, AtFlags::empty())?)
+        unlinkat(directory, file.name, AtFlags::empty())?;
+        fault::point("staging:swept")
     })?;
     Ok(is_any_left)
 }
@@ -226,10 +229,12 @@ pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> i
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
+        fault::point("staging:directory-removed")?;
     }
     durable::unlink_if_there(dir, BOOT_ID)?;
     fault::point("staging:emptied")?;
     durable::unlink_if_there(dir, LOCK)?;
+    fault::point("staging:lock-removed")?;
     match unlinkat(root, name, AtFlags::REMOVEDIR) {
         // Somebody who looks for dead areas may have made a new lock file in it; then they delete it.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),

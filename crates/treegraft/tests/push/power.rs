@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, RepoMode, Run, SplitMix64, Sshd};
+use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, RepoMode, Run, SplitMix64, Sshd, memory_folder};
 
 use crate::{
     judge::{Case, sign_with_new_key},
@@ -53,7 +53,7 @@ fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
     let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
     let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
     let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);
-    let folder = fast_folder();
+    let folder = memory_folder();
     let server = folder.path().join("repo");
     Image::read(&site.server).write(&server);
     site.server = server;
@@ -70,13 +70,6 @@ fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
         site.worker("pushed", RepoMode::Archive, &tree, name, 2_000);
     }
     Some((Case::new(site, worker, &["main", "team/new"], key), folder))
-}
-
-/// Makes a folder in memory where the machine has one.
-fn fast_folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let folder = tempfile::Builder::new().prefix("tgpower").tempdir_in(memory);
-    folder.or_else(|_| tempfile::tempdir()).expect("a temporary folder can be made")
 }
 
 /// A moment at which the machine or the process ends, and how.
@@ -150,7 +143,7 @@ fn image(disk: &Disk, (count, crash): Moment) -> Image {
 }
 
 fn materialise(image: &Image) -> (tempfile::TempDir, PathBuf) {
-    let folder = fast_folder();
+    let folder = memory_folder();
     let server = folder.path().join("repo");
     image.write(&server);
     (folder, server)
@@ -290,7 +283,7 @@ fn no_moment_of_a_push_over_ssh_is_one_at_which_the_power_must_not_fail() {
 #[test]
 fn no_moment_of_making_a_repository_is_one_at_which_the_power_must_not_fail() {
     let (Some(site), Some(recorder)) = (Site::new(), Recorder::find()) else { return };
-    let folder = fast_folder();
+    let folder = memory_folder();
     let init = |path: &Path| {
         let mut command = site.env.command(TREEGRAFT);
         command.arg("init").arg(path);
