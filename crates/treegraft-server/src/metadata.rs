@@ -2,13 +2,13 @@
 
 use treegraft_flatpak::{ReplacementCommand, UpdateRepo, UpdateRepoError, is_flatpak_ref};
 use treegraft_object::{detached, gvariant::Dict};
-use treegraft_repo::{PublishLock, deltas, summary};
+use treegraft_repo::{PublishLock, deltas, fault, summary};
 use treegraft_wire::{ApiError, ErrorCode};
 
 use crate::{
     Receiver,
     config::FlatpakUpdate,
-    error::{chain, from_deltas, from_ref, from_sign, from_summary},
+    error::{chain, from_deltas, from_io, from_ref, from_sign, from_summary},
     signing,
 };
 
@@ -54,6 +54,7 @@ fn write_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError
     let data = summary::build(&receiver.repo, (receiver.clock)(), &Dict::new()).map_err(from_summary)?;
     let mut signatures = Dict::new();
     signing::sign_into(&mut signatures, &receiver.keys, &data).map_err(from_sign)?;
+    fault::point("summary:signed").map_err(from_io)?;
     let signatures = Some(&signatures).filter(|signatures| !signatures.is_empty());
     summary::write(&receiver.repo, lock, &data, signatures).map_err(from_summary)
 }
@@ -72,6 +73,7 @@ fn sign_foreign_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), A
     for key in missing {
         let signature = key.sign(&data).map_err(from_sign)?;
         detached::append_signature(&mut signatures, key.metadata_key(), &signature);
+        fault::point("foreign-summary:signed").map_err(from_io)?;
     }
     summary::write(&receiver.repo, lock, &data, Some(&signatures)).map_err(from_summary)
 }

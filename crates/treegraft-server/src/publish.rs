@@ -12,13 +12,13 @@
 use std::time::Duration;
 
 use treegraft_object::CommitId;
-use treegraft_repo::{Prepared, PublishLock, RefEdit, RefTarget, Transaction};
+use treegraft_repo::{Prepared, PublishLock, RefEdit, RefTarget, Transaction, fault};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefOffer, Verdict};
 
 use crate::{
     Receiver,
     commits::Commits,
-    error::{chain, from_publish, from_ref, from_transaction},
+    error::{chain, from_io, from_publish, from_ref, from_transaction},
     metadata, policy,
     session::{Offer, Session},
 };
@@ -49,7 +49,9 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         });
     }
 
+    fault::point("publish:checked").map_err(from_io)?;
     let (lock, mut notes) = acquire(receiver, report)?;
+    fault::point("publish:locked").map_err(from_io)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
@@ -81,7 +83,8 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     session.release_lock();
     commits.record_sizes(&lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
-    notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
+    let updated = fault::point("publish:refs-moved").map_err(from_io).and_then(|()| metadata::update(receiver, &lock));
+    notes.extend(updated.map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
     Ok(Published { refs, notes })
 }
@@ -121,6 +124,7 @@ pub(crate) fn finish_recovery(receiver: &Receiver, lock: &mut PublishLock) -> Re
     let names: Vec<String> = recovered.refs.iter().map(|found| format!("`{}`", found.edit.target)).collect();
     let mut notes = vec![format!("An interrupted publish of {} was found and finished", names.join(", "))];
     notes.extend(metadata::update(receiver, lock)?);
+    fault::point("publish:recovery-finished").map_err(from_io)?;
     lock.finish_recovery().map_err(from_publish)?;
     Ok(notes)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use treegraft_object::{Checksum, CommitId};
-use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
+use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError, fault};
 use treegraft_wire::{
     ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
     Verdict,
@@ -16,7 +16,7 @@ use treegraft_wire::{
 
 use crate::{
     Receiver,
-    error::{from_lock, from_publish, from_staging},
+    error::{from_io, from_lock, from_publish, from_staging},
     knowledge::Knowledge,
     policy, publish,
     pushes::Slot,
@@ -96,6 +96,7 @@ impl Session {
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
         let (staging, resumed) = if is_needed {
             let (staging, resumed) = Staging::open(&receiver.repo).map_err(from_staging)?;
+            fault::point("push:staging-open").map_err(from_io)?;
             // Detached metadata has no checksum: that of an earlier push is not this one's, and is sent again.
             for offer in &request.refs {
                 staging.forget_commit_meta(offer.commit).map_err(from_staging)?;
