@@ -21,6 +21,8 @@ mod flatpak;
 mod policy;
 #[path = "push/power.rs"]
 mod power;
+#[path = "push/signatures.rs"]
+mod signatures;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]
