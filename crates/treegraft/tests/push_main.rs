@@ -11,8 +11,12 @@ mod site;
 mod broken;
 #[path = "push/company.rs"]
 mod company;
+#[path = "push/connection.rs"]
+mod connection;
 #[path = "push/differential.rs"]
 mod differential;
+#[path = "push/disk.rs"]
+mod disk;
 #[path = "push/faults.rs"]
 mod faults;
 #[path = "push/flatpak.rs"]

@@ -10,7 +10,7 @@ use std::{
 
 use treegraft_object::{detached, gvariant::Variant, summary::Summary};
 use treegraft_sign::{Ed25519Key, SigningKey, ed25519};
-use treegraft_testkit::Run;
+use treegraft_testkit::{Image, RepoMode, Run, SplitMix64, memory_folder};
 
 use crate::site::{Site, TREEGRAFT, json, objects};
 
@@ -151,8 +151,36 @@ fn hold(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
     if rule { Ok(()) } else { Err(text()) }
 }
 
+/// A push of an old ref and of a new one, beside a ref of somebody else.
+///
+/// The repository is in the folder, in memory, where syncs cost nothing; what is recorded is the same.
+pub(crate) fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
+    let mut site = Site::new()?;
+    let key = sign_with_new_key(&site);
+    let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
+    let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
+    let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);
+    let folder = memory_folder();
+    let server = folder.path().join("repo");
+    Image::read(&site.server).write(&server);
+    site.server = server;
+    site.push_local(&other, &["other"]).ok();
+    site.push_local(&worker, &["main"]).ok();
+    if !fsync {
+        site.ostree.at(&site.server, "config", ["set", "core.fsync", "false"]).ok();
+    }
+    let mut random = SplitMix64::new(1);
+    fs::write(tree.join("c"), "changed").expect("a file can be written");
+    fs::write(tree.join("large"), random.bytes(90_000)).expect("a file can be written");
+    let worker = site.env.root().join("pushed");
+    for name in ["main", "team/new"] {
+        site.worker("pushed", RepoMode::Archive, &tree, name, 2_000);
+    }
+    Some((Case::new(site, worker, &["main", "team/new"], key), folder))
+}
+
 /// Makes a key and lets the site sign with it.
-pub(crate) fn sign_with_new_key(site: &Site) -> Ed25519Key {
+fn sign_with_new_key(site: &Site) -> Ed25519Key {
     let key = Ed25519Key::generate([7; 32]);
     let file = site.env.root().join("ed25519.key");
     fs::write(&file, format!("{}\n", *key.secret_base64())).expect("a file can be written");

@@ -15,10 +15,10 @@ use std::{
     thread,
 };
 
-use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, RepoMode, Run, SplitMix64, Sshd, memory_folder};
+use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, Run, SplitMix64, Sshd, memory_folder};
 
 use crate::{
-    judge::{Case, sign_with_new_key},
+    judge::{Case, case},
     rounds::{first_seed, round_count},
     site::{Site, TREEGRAFT},
 };
@@ -43,34 +43,6 @@ const NEEDED_SYNCS: [&str; 9] = [
     "fsync .treegraft/summary.sig.new",
     "fsync ",
 ];
-
-/// A push of an old ref and of a new one, beside a ref of somebody else.
-///
-/// The repository is in the folder, in memory, where syncs cost nothing; what is recorded is the same.
-fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
-    let mut site = Site::new()?;
-    let key = sign_with_new_key(&site);
-    let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
-    let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
-    let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);
-    let folder = memory_folder();
-    let server = folder.path().join("repo");
-    Image::read(&site.server).write(&server);
-    site.server = server;
-    site.push_local(&other, &["other"]).ok();
-    site.push_local(&worker, &["main"]).ok();
-    if !fsync {
-        site.ostree.at(&site.server, "config", ["set", "core.fsync", "false"]).ok();
-    }
-    let mut random = SplitMix64::new(1);
-    fs::write(tree.join("c"), "changed").expect("a file can be written");
-    fs::write(tree.join("large"), random.bytes(90_000)).expect("a file can be written");
-    let worker = site.env.root().join("pushed");
-    for name in ["main", "team/new"] {
-        site.worker("pushed", RepoMode::Archive, &tree, name, 2_000);
-    }
-    Some((Case::new(site, worker, &["main", "team/new"], key), folder))
-}
 
 /// A moment at which the machine or the process ends, and how.
 type Moment = (usize, Crash);
