@@ -9,6 +9,8 @@ mod site;
 
 #[path = "push/broken.rs"]
 mod broken;
+#[path = "push/changing.rs"]
+mod changing;
 #[path = "push/company.rs"]
 mod company;
 #[path = "push/connection.rs"]

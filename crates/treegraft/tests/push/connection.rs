@@ -67,15 +67,18 @@ struct Passed {
     frames: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Relay {
+#[derive(Default)]
+pub(crate) struct Relay<'h> {
     up: Passed,
     down: Passed,
     cut: Notify,
+    /// What is done while the line stalls.
+    at_stall: Option<&'h (dyn Fn() + Sync)>,
 }
 
 /// One direction of the relay.
 struct Line<'r> {
+    relay: &'r Relay<'r>,
     passed: &'r Passed,
     trouble: Trouble,
     /// What has come of a frame that is not complete.
@@ -139,6 +142,7 @@ impl Line<'_> {
                     to.write_all(&piece[..offset]).await?;
                     if matches!(self.trouble, Trouble::StallThenGo(_) | Trouble::StallThenCut(_)) {
                         tokio::time::sleep(STALL).await;
+                        self.relay.at_stall.inspect(|work| work());
                     }
                     if !matches!(self.trouble, Trouble::StallThenGo(_)) {
                         return Err(std::io::ErrorKind::ConnectionAborted.into());
@@ -152,10 +156,11 @@ impl Line<'_> {
     }
 }
 
-impl Relay {
+impl Relay<'_> {
     async fn run<S: AsyncRead + AsyncWrite + Send>(&self, client: S, server: S, up: Trouble, down: Trouble) {
         let ((from_client, to_client), (from_server, to_server)) = (tokio::io::split(client), tokio::io::split(server));
-        let line = |passed, trouble, preface_bytes| Line { passed, trouble, pending: Vec::new(), preface_bytes };
+        let line =
+            |passed, trouble, preface_bytes| Line { relay: self, passed, trouble, pending: Vec::new(), preface_bytes };
         let up = line(&self.up, up, PREFACE_BYTES).carry(from_client, to_server);
         let down = line(&self.down, down, 0).carry(from_server, to_client);
         // The first end of a direction ends both: each side has closed, or the line is cut.
@@ -185,12 +190,22 @@ impl Relay {
 }
 
 /// Pushes a case through a relay with trouble in one direction.
-fn push_through(
-    case: &Case,
-    server: &Path,
-    direction: Direction,
-    trouble: Trouble,
-) -> (Result<Outcome, PushError>, Relay) {
+fn push_through(case: &Case, server: &Path, direction: Direction, trouble: Trouble) -> (Pushed, Relay<'static>) {
+    let relay = Relay::default();
+    let result = push_over(case, server, &relay, direction, trouble);
+    (result, relay)
+}
+
+/// Pushes a case, and does something after so many bytes have gone to the receiver.
+pub(crate) fn push_and_do(case: &Case, server: &Path, bytes: u64, work: &(dyn Fn() + Sync)) -> Pushed {
+    let relay = Relay { at_stall: Some(work), ..Relay::default() };
+    push_over(case, server, &relay, Direction::Up, Trouble::StallThenGo(bytes))
+}
+
+/// How a push has ended.
+type Pushed = Result<Outcome, PushError>;
+
+fn push_over(case: &Case, server: &Path, relay: &Relay<'_>, direction: Direction, trouble: Trouble) -> Pushed {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime can be made").block_on(async {
         let settings = ServerConfig::load(case.site.config()).expect("the configuration is valid").settings(server);
@@ -200,7 +215,6 @@ fn push_through(
         let serving = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
         let refs: Vec<_> = case.names.iter().map(|name| name.parse().expect("a ref")).collect();
         let source = Source::open(&case.worker, &refs).expect("the worker has the refs");
-        let relay = Relay::default();
         let (up, down) = match direction {
             Direction::Up => (trouble, Trouble::None),
             Direction::Down => (Trouble::None, trouble),
@@ -228,7 +242,7 @@ fn push_through(
             .expect("it does not panic")
             .ok();
         receiver.finish().await;
-        (result, relay)
+        result
     })
 }
 

@@ -142,7 +142,10 @@ impl Case {
     /// Returns the worker's objects that the server has in no form.
     pub(crate) fn lacking(&self, server: &Path) -> BTreeSet<String> {
         let (published, staged) = (objects(server), staged(server));
-        let is_there = |name: &String| published.contains(name) || staged.contains(name);
+        // Archive repositories have another name for files.
+        let archived =
+            |name: &String| name.strip_suffix(".file").map_or_else(|| name.clone(), |name| format!("{name}.filez"));
+        let is_there = |name: &String| published.contains(&archived(name)) || staged.contains(&archived(name));
         objects(&self.worker).into_iter().filter(|name| !is_there(name)).collect()
     }
 }
@@ -155,6 +158,11 @@ fn hold(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
 ///
 /// The repository is in the folder, in memory, where syncs cost nothing; what is recorded is the same.
 pub(crate) fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
+    case_from(RepoMode::Archive, 90_000, fsync)
+}
+
+/// The same from a worker's repository of a mode, with a large file of so many bytes.
+pub(crate) fn case_from(mode: RepoMode, large_bytes: usize, fsync: bool) -> Option<(Case, tempfile::TempDir)> {
     let mut site = Site::new()?;
     let key = sign_with_new_key(&site);
     let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
@@ -171,10 +179,10 @@ pub(crate) fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
     }
     let mut random = SplitMix64::new(1);
     fs::write(tree.join("c"), "changed").expect("a file can be written");
-    fs::write(tree.join("large"), random.bytes(90_000)).expect("a file can be written");
+    fs::write(tree.join("large"), random.bytes(large_bytes)).expect("a file can be written");
     let worker = site.env.root().join("pushed");
     for name in ["main", "team/new"] {
-        site.worker("pushed", RepoMode::Archive, &tree, name, 2_000);
+        site.worker("pushed", mode, &tree, name, 2_000);
     }
     Some((Case::new(site, worker, &["main", "team/new"], key), folder))
 }
