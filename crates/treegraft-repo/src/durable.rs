@@ -114,6 +114,7 @@ pub(crate) fn is_mode_kept(dir: impl AsFd) -> io::Result<bool> {
     unlink_if_there(&dir, TEMPORARY)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&dir, TEMPORARY, flags, FILE_MODE)?;
+    fault::point("staging:mode-probed")?;
     let is_kept = Mode::from_raw_mode(fstat(&file)?.st_mode & 0o7777) == FILE_MODE;
     unlink_if_there(&dir, TEMPORARY)?;
     Ok(is_kept)

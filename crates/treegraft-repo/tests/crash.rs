@@ -113,6 +113,8 @@ impl Scene {
             let directory =
                 paths(&area).into_iter().find(|path| path.ends_with('/')).expect("objects are in directories");
             fs::write(area.join(directory).join(".9"), "was being received").expect("it is ours");
+            // It was about to see which mode new files have.
+            fs::write(area.join(".treegraft-new"), "").expect("it is ours");
             drop(staging);
         };
         match self.kind {

@@ -17,7 +17,7 @@ use treegraft_object::{ObjectKind, ObjectName, verify};
 use super::{StagingError, index::Index, stat};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
-    durable::{self, open_dir, rename_new},
+    durable::{self, TEMPORARY, open_dir, rename_new},
     fault,
     store::{LooseDir, LoosePath},
 };
@@ -232,6 +232,8 @@ pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> i
         fault::point("staging:directory-removed")?;
     }
     durable::unlink_if_there(dir, BOOT_ID)?;
+    // Its owner was about to see which mode new files have.
+    durable::unlink_if_there(dir, TEMPORARY)?;
     fault::point("staging:emptied")?;
     durable::unlink_if_there(dir, LOCK)?;
     fault::point("staging:lock-removed")?;
