@@ -19,7 +19,7 @@ use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, Run, SplitMix6
 
 use crate::{
     judge::{Case, case},
-    rounds::{first_seed, round_count},
+    rounds::{first_seed, round_count, tell},
     site::{Site, TREEGRAFT},
 };
 
@@ -103,7 +103,9 @@ fn look(disk: &Disk, moments: &[Moment], until: Until, check: Check<'_>) -> Find
             scope.spawn(work);
         }
     });
-    findings.into_inner().expect("no thread panics with it")
+    let findings = findings.into_inner().expect("no thread panics with it");
+    tell(&format!("{} images of {} moments", findings.images, moments.len()));
+    findings
 }
 
 fn image(disk: &Disk, (count, crash): Moment) -> Image {

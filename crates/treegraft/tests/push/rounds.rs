@@ -35,10 +35,18 @@ impl Drop for Round {
 
 /// Runs `work` with another seed in each round, and others each time.
 pub(crate) fn rounds(usual: u64, mut work: impl FnMut(&mut Round)) {
-    let first = first_seed();
-    for seed in first..first + round_count(usual) {
+    let (first, count) = (first_seed(), round_count(usual));
+    for seed in first..first + count {
         work(&mut Round { seed, notes: Vec::new() });
     }
+    tell(&format!("{count} rounds"));
+}
+
+/// Says on standard error, past the capture of the test harness, how much was tried.
+pub(crate) fn tell(text: &str) {
+    let who = thread::current().name().unwrap_or_default().to_owned();
+    let line = format!("TRIED: {who}: {text}\n");
+    std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error of a test is open");
 }
 
 /// Returns how many rounds are wanted.
