@@ -128,6 +128,8 @@ struct Replay {
     umask: u32,
     /// Where the next byte is written to each file that was opened.
     positions: HashMap<Node, usize>,
+    /// Files that were opened without a name: by what stands for one, and by their number under `/proc/self/fd`.
+    unnamed: HashMap<Vec<u8>, Node>,
     /// Calls below a directory that is not there yet: the call that makes it ended at the same time in another thread.
     early: Vec<Call>,
 }
@@ -141,7 +143,14 @@ impl Replay {
         let status = fs::read_to_string("/proc/self/status").expect("the system tells about processes");
         let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
         let umask = umask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).expect("it tells the umask");
-        Self { disk: Disk::new(before), root, umask, positions: HashMap::new(), early: Vec::new() }
+        Self {
+            disk: Disk::new(before),
+            root,
+            umask,
+            positions: HashMap::new(),
+            unnamed: HashMap::new(),
+            early: Vec::new(),
+        }
     }
 
     fn add(&mut self, call: &Call) {
@@ -201,6 +210,7 @@ impl Replay {
             "fchmod" => self.play_mode(call, arg(0), None, arg(1)),
             "fchmodat" | "fchmodat2" => self.play_mode(call, arg(0), arg(1), arg(2)),
             "ftruncate" => self.play_resize(call),
+            "fallocate" => self.play_allocate(call),
             "lseek" => self.play_seek(call),
             "fsync" | "fdatasync" => self.play_sync(call),
             "syncfs" | "sync" => {
@@ -241,7 +251,11 @@ impl Replay {
         let (base, path) = if is_at { (call.args.first(), call.args.get(1)) } else { (None, call.args.first()) };
         let Some(path) = self.below(base, path) else { return Ok(()) };
         let has = |flag: &str| call.args.iter().any(|arg| arg.has_flag(flag));
-        assert!(!has("O_TMPFILE") && call.name != "creat" && call.name != "openat2", "not recorded: {call:?}");
+        assert!(call.name != "creat" && call.name != "openat2", "not recorded: {call:?}");
+        if has("O_TMPFILE") {
+            self.open_unnamed(call);
+            return Ok(());
+        }
         let existing = self.disk.find(&path);
         let node = match existing {
             Some(node) => node,
@@ -265,8 +279,23 @@ impl Replay {
         Ok(())
     }
 
+    /// Makes a file that has no name yet; `linkat` may give it one.
+    fn open_unnamed(&mut self, call: &Call) {
+        let mode = call.args.last().and_then(Arg::number).and_then(|mode| u32::try_from(mode).ok());
+        let node = self.disk.make_file(mode.expect("a file is made with a mode") & !self.umask);
+        let Arg::Fd { number, path, .. } = &call.result else { panic!("a file is opened: {call:?}") };
+        self.unnamed.insert(path.clone(), node);
+        self.unnamed.insert(format!("/proc/self/fd/{number}").into_bytes(), node);
+        self.positions.insert(node, 0);
+    }
+
     /// Returns the node of a file descriptor, nothing when it is elsewhere or has no name any more.
     fn opened(&self, fd: Option<&Arg>) -> Result<Option<(Node, PathBuf)>, TooEarly> {
+        if let Some(Arg::Fd { is_deleted: true, path, .. }) = fd
+            && let Some(node) = self.unnamed.get(path)
+        {
+            return Ok(Some((*node, PathBuf::from("(unnamed)"))));
+        }
         let Some(Arg::Fd { is_deleted: false, .. }) = fd else { return Ok(None) };
         let Some(path) = self.below(fd, None) else { return Ok(None) };
         let node = self.disk.find(&path).ok_or(TooEarly)?;
@@ -339,8 +368,17 @@ impl Replay {
         to: (Option<&Arg>, Option<&Arg>),
     ) -> Result<(), TooEarly> {
         let Some(to) = self.below(to.0, to.1) else { return Ok(()) };
-        let from = self.below(from.0, from.1).expect("nothing is linked into the directory from elsewhere");
-        let node = self.disk.find(&from).ok_or(TooEarly)?;
+        let unnamed = match from {
+            (_, Some(Arg::Text(path))) if !path.is_empty() => self.unnamed.get(path),
+            (Some(Arg::Fd { path, .. }), _) => self.unnamed.get(path),
+            _ => None,
+        };
+        let node = if let Some(node) = unnamed {
+            *node
+        } else {
+            let from = self.below(from.0, from.1).expect("nothing is linked into the directory from elsewhere");
+            self.disk.find(&from).ok_or(TooEarly)?
+        };
         let (directory, name) = self.disk.place(&to).ok_or(TooEarly)?;
         self.step(call, &to, vec![Change::Entry { directory, name, to: Some(node) }]);
         Ok(())
@@ -376,11 +414,13 @@ impl Replay {
         path: Option<&Arg>,
         mode: Option<&Arg>,
     ) -> Result<(), TooEarly> {
-        if matches!(base, Some(Arg::Fd { is_deleted: true, .. })) {
-            return Ok(());
-        }
-        let Some(path) = self.below(base, path) else { return Ok(()) };
-        let node = self.disk.find(&path).ok_or(TooEarly)?;
+        let (node, path) = if path.is_none() {
+            let Some(opened) = self.opened(base)? else { return Ok(()) };
+            opened
+        } else {
+            let Some(path) = self.below(base, path) else { return Ok(()) };
+            (self.disk.find(&path).ok_or(TooEarly)?, path)
+        };
         let mode = mode.and_then(Arg::number).and_then(|mode| u32::try_from(mode).ok()).expect("a mode is a number");
         self.step(call, &path, vec![Change::Edit { node, edit: Edit::Mode(mode) }]);
         Ok(())
@@ -390,6 +430,17 @@ impl Replay {
         let Some((node, path)) = self.opened(call.args.first())? else { return Ok(()) };
         let bytes = call.args.get(1).and_then(Arg::number).and_then(|bytes| usize::try_from(bytes).ok());
         let edit = Edit::Resize { bytes: bytes.expect("a size is a number") };
+        self.step(call, &path, vec![Change::Edit { node, edit }]);
+        Ok(())
+    }
+
+    fn play_allocate(&mut self, call: &Call) -> Result<(), TooEarly> {
+        let Some((node, path)) = self.opened(call.args.first())? else { return Ok(()) };
+        let number = |index: usize| call.args.get(index).and_then(Arg::number).and_then(|it| usize::try_from(it).ok());
+        let (Some(0), Some(offset), Some(length)) = (number(1), number(2), number(3)) else {
+            panic!("only the usual kind is recorded: {call:?}");
+        };
+        let edit = Edit::Resize { bytes: self.disk.size(node).max(offset + length) };
         self.step(call, &path, vec![Change::Edit { node, edit }]);
         Ok(())
     }

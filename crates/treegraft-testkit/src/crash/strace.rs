@@ -14,7 +14,7 @@ pub(super) struct Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Arg {
     /// A file descriptor with the path of its file at the time of the call.
-    Fd { path: Vec<u8>, is_deleted: bool },
+    Fd { number: String, path: Vec<u8>, is_deleted: bool },
     /// A string.
     Text(Vec<u8>),
     /// Several strings, as `writev` takes them.
@@ -122,9 +122,10 @@ fn argument(text: &str) -> Option<Arg> {
         let strings = text.split('"').skip(1).step_by(2).map(unescape).collect::<Option<_>>()?;
         return if text.contains("...") { None } else { Some(Arg::Texts(strings)) };
     }
-    if let Some((_, path)) = text.split_once('<').filter(|(number, _)| is_descriptor(number)) {
+    if let Some((number, path)) = text.split_once('<').filter(|(number, _)| is_descriptor(number)) {
         let (path, rest) = path.split_once('>')?;
-        return Some(Arg::Fd { path: unescape(path)?, is_deleted: rest.contains("(deleted)") });
+        let is_deleted = rest.contains("(deleted)");
+        return Some(Arg::Fd { number: number.to_owned(), path: unescape(path)?, is_deleted });
     }
     Some(Arg::Raw(text.to_owned()))
 }
@@ -157,7 +158,7 @@ mod tests {
     fn calls_are_read_with_their_paths_and_bytes() {
         let write = call(r#"71 pwrite64(4<\x2f\x72\x2f\x78>, "\x61\x29\x00", 3, 10) = 3"#);
         assert_eq!(write.name, "pwrite64");
-        assert_eq!(write.args[0], Arg::Fd { path: b"/r/x".to_vec(), is_deleted: false });
+        assert_eq!(write.args[0], Arg::Fd { number: "4".to_owned(), path: b"/r/x".to_vec(), is_deleted: false });
         assert_eq!(write.args[1], Arg::Text(b"a)\0".to_vec()), "a bracket in a string is an escape");
         assert_eq!((write.args[3].number(), write.result.number()), (Some(10), Some(3)));
 
@@ -167,7 +168,7 @@ mod tests {
 
         let vector =
             call(r#"71 writev(4<\x2f\x72>(deleted), [{iov_base="\x61", iov_len=1}, {iov_base="", iov_len=0}], 2) = 1"#);
-        assert_eq!(vector.args[0], Arg::Fd { path: b"/r".to_vec(), is_deleted: true });
+        assert_eq!(vector.args[0], Arg::Fd { number: "4".to_owned(), path: b"/r".to_vec(), is_deleted: true });
         assert_eq!(vector.args[1], Arg::Texts(vec![b"a".to_vec(), Vec::new()]));
         assert_eq!(call("71 sync()                            = 0").args, Vec::new(), "a call may have no arguments");
     }
