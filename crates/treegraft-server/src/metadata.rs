@@ -59,10 +59,11 @@ fn write_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError
     summary::write(&receiver.repo, lock, &data, signatures).map_err(from_summary)
 }
 
-/// Adds the signatures that the program which wrote the summary did not make.
+/// Makes durable what another program has written, and adds the signatures that it did not make.
 ///
 /// `flatpak` signs with OpenPGP only; a configured command may not sign at all.
 fn sign_foreign_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError> {
+    summary::sync_foreign(&receiver.repo, lock).map_err(from_summary)?;
     let Some((data, mut signatures)) = summary::read(&receiver.repo).map_err(from_summary)? else {
         return Ok(());
     };

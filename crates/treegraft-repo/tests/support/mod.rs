@@ -118,6 +118,7 @@ pub(crate) fn push_and_retire(target: &Path, source: &Path) -> Result<(), AnyErr
     let repo = Repo::open(target)?;
     let main = repo.refs()?.into_values().next().ok_or("there are refs")?;
     staging.forget_commit_meta(main)?;
+    summary::sync_foreign(&repo, &PublishLock::acquire(&repo, &mut |_| {})?)?;
     cache::write(&PublishLock::acquire(&repo, &mut |_| {})?, CACHE, b"saves work")?;
     staging.retire(&repo, &[], NOW_SECS)?;
     Ok(())

@@ -65,7 +65,7 @@ const CHANGES: [Change; 4] = [
 #[test]
 fn an_object_that_changes_while_it_is_sent_is_named_and_not_published() {
     for mode in MODES {
-        let Some((mut case, _folder)) = case_from(mode, LARGE_BYTES, true) else { return };
+        let Some((mut case, _folder)) = case_from(mode, LARGE_BYTES) else { return };
         let server = case.site.server.clone();
         let before = Image::read(&server);
         case.site.push_local(&case.worker, &case.names).ok();
@@ -102,7 +102,7 @@ fn an_object_that_changes_while_it_is_sent_is_named_and_not_published() {
 #[test]
 fn a_broken_connection_is_one_whatever_is_sent() {
     for mode in MODES {
-        let Some((case, _folder)) = case_from(mode, LARGE_BYTES, true) else { return };
+        let Some((case, _folder)) = case_from(mode, LARGE_BYTES) else { return };
         let Some(sshd) = Sshd::start() else { return };
         let link = SlowLink::start(sshd.addr(), LinkOptions::default());
         link.cut_after(Direction::Up, 1_000_000);
@@ -115,7 +115,7 @@ fn a_broken_connection_is_one_whatever_is_sent() {
 fn a_broken_disk_of_the_worker_is_not_taken_for_a_broken_connection() {
     let Some(recorder) = Recorder::find() else { return };
     for mode in MODES {
-        let Some((case, _folder)) = case_from(mode, LARGE_BYTES, true) else { return };
+        let Some((case, _folder)) = case_from(mode, LARGE_BYTES) else { return };
         let object = large_object(&case);
         let options = [
             "-einject=read,?readv,?pread64,?copy_file_range:error=EIO:when=3".to_owned(),
@@ -133,7 +133,7 @@ fn a_broken_disk_of_the_worker_is_not_taken_for_a_broken_connection() {
 #[test]
 fn an_object_of_any_kind_that_is_damaged_or_missing_is_named() {
     for mode in MODES {
-        let Some((case, _folder)) = case_from(mode, 1_000, true) else { return };
+        let Some((case, _folder)) = case_from(mode, 1_000) else { return };
         let before = Image::read(&case.site.server);
         // Objects that the server has are not read.
         for name in case.lacking(&case.site.server) {

@@ -32,12 +32,13 @@ pub(crate) struct Case {
     /// All refs before the push, and after it.
     pub(crate) old: Refs,
     pub(crate) new: Refs,
-    key: Ed25519Key,
+    /// Nothing for a repository that does not sign.
+    key: Option<Ed25519Key>,
 }
 
 impl Case {
     /// Takes the site and the worker as they are. All refs that the worker has are pushed.
-    pub(crate) fn new(site: Site, worker: PathBuf, names: &[&'static str], key: Ed25519Key) -> Self {
+    pub(crate) fn new(site: Site, worker: PathBuf, names: &[&'static str], key: Option<Ed25519Key>) -> Self {
         let old = refs(&site.server);
         Self { site, worker, names: names.to_vec(), new: old.clone(), old, key }
     }
@@ -123,11 +124,12 @@ impl Case {
         let listed: Refs = summary.refs.iter().map(|row| (row.name.to_string(), row.commit.to_string())).collect();
         let now = refs(server);
         hold(listed == now, || format!("the summary lists the refs as they are: {listed:?}, not {now:?}"))?;
+        let Some(key) = &self.key else { return Ok(()) };
         let signatures = fs::read(server.join("summary.sig")).map_err(|error| format!("it is signed: {error}"))?;
         let signatures = detached::decode(&signatures).map_err(|error| format!("the signatures are whole: {error}"))?;
-        let signatures = signatures.get(self.key.metadata_key()).and_then(Variant::as_byte_arrays);
+        let signatures = signatures.get(key.metadata_key()).and_then(Variant::as_byte_arrays);
         let signature = signatures.as_ref().and_then(|signatures| signatures.first()).ok_or("the summary is signed")?;
-        ed25519::verify(&self.key.public_key(), &data, signature)
+        ed25519::verify(&key.public_key(), &data, signature)
             .map_err(|error| format!("the signature fits the summary: {error}"))
     }
 
@@ -158,13 +160,33 @@ fn hold(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
 ///
 /// The repository is in the folder, in memory, where syncs cost nothing; what is recorded is the same.
 pub(crate) fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
-    case_from(RepoMode::Archive, 90_000, fsync)
+    case_of(RepoMode::Archive, 90_000, fsync, None)
 }
 
 /// The same from a worker's repository of a mode, with a large file of so many bytes.
-pub(crate) fn case_from(mode: RepoMode, large_bytes: usize, fsync: bool) -> Option<(Case, tempfile::TempDir)> {
+pub(crate) fn case_from(mode: RepoMode, large_bytes: usize) -> Option<(Case, tempfile::TempDir)> {
+    case_of(mode, large_bytes, true, None)
+}
+
+/// The same to a repository that does not sign, and whose summary another program writes.
+pub(crate) fn case_updated_by(command: &str) -> Option<(Case, tempfile::TempDir)> {
+    case_of(RepoMode::Archive, 90_000, true, Some(command))
+}
+
+fn case_of(
+    mode: RepoMode,
+    large_bytes: usize,
+    fsync: bool,
+    update_command: Option<&str>,
+) -> Option<(Case, tempfile::TempDir)> {
     let mut site = Site::new()?;
-    let key = sign_with_new_key(&site);
+    let key = match update_command {
+        Some(command) => {
+            site.configure(&format!("update-command = [{command}]"));
+            None
+        }
+        None => Some(sign_with_new_key(&site)),
+    };
     let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
     let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
     let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);

@@ -18,7 +18,7 @@ use std::{
 use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, Run, SplitMix64, Sshd, memory_folder};
 
 use crate::{
-    judge::{Case, case},
+    judge::{Case, case, case_updated_by},
     rounds::{first_seed, round_count, tell},
     site::{Site, TREEGRAFT},
 };
@@ -167,6 +167,18 @@ fn no_moment_of_a_push_is_one_at_which_the_power_must_not_fail() {
         look(&disk, &moments(&disk, 0, first_seed(), round_count(1)), Until::End, &|server| case.check(server));
     assert!(findings.images > 100, "there are many images, not {}", findings.images);
     findings.assert_none();
+}
+
+/// The summary of `ostree` is no less durable than ours when the journal goes.
+#[test]
+fn no_moment_of_a_push_with_a_foreign_summary_is_one_at_which_the_power_must_not_fail() {
+    let Some((mut case, _folder)) = case_updated_by(r#""ostree", "summary", "--update", "--repo""#) else { return };
+    let Some(recorder) = Recorder::find() else { return };
+    let disk = record(&mut case, &recorder);
+    let is_journaled = |&event: &usize| disk.call(event).ends_with(".treegraft/journal");
+    let from = (0..disk.events()).find(is_journaled).expect("there is a journal");
+    let moments = moments(&disk, from, first_seed(), 3 * round_count(1));
+    look(&disk, &moments, Until::End, &|server| case.check(server)).assert_none();
 }
 
 /// The test of the test: without syncs there must be losses, and none of them by a kill.
