@@ -10,7 +10,7 @@ use treegraft_testkit::{Direction, Image, LinkOptions, Recorder, RepoMode, Run, 
 
 use crate::{
     connection::push_and_do,
-    judge::{Case, case_from, refs},
+    judge::{Case, Options, case, refs},
     site::{json, objects},
 };
 
@@ -65,10 +65,12 @@ const CHANGES: [Change; 4] = [
 #[test]
 fn an_object_that_changes_while_it_is_sent_is_named_and_not_published() {
     for mode in MODES {
-        let Some((mut case, _folder)) = case_from(mode, LARGE_BYTES) else { return };
+        let Some((mut case, _folder)) = case(Options { mode, large_bytes: LARGE_BYTES, ..Options::default() }) else {
+            return;
+        };
         let server = case.site.server.clone();
         let before = Image::read(&server);
-        case.site.push_local(&case.worker, &case.names).ok();
+        case.site.push_local(&case.worker, case.names).ok();
         case.expect(&server);
         let object = large_object(&case);
         let kept = case.site.env.root().join("kept");
@@ -102,11 +104,13 @@ fn an_object_that_changes_while_it_is_sent_is_named_and_not_published() {
 #[test]
 fn a_broken_connection_is_one_whatever_is_sent() {
     for mode in MODES {
-        let Some((case, _folder)) = case_from(mode, LARGE_BYTES) else { return };
+        let Some((case, _folder)) = case(Options { mode, large_bytes: LARGE_BYTES, ..Options::default() }) else {
+            return;
+        };
         let Some(sshd) = Sshd::start() else { return };
         let link = SlowLink::start(sshd.addr(), LinkOptions::default());
         link.cut_after(Direction::Up, 1_000_000);
-        let run = case.site.push_ssh_through(&sshd, link.port(), &case.worker, &[&["--json"], &*case.names].concat());
+        let run = case.site.push_ssh_through(&sshd, link.port(), &case.worker, &[&["--json"], case.names].concat());
         assert_eq!(run.code(), Some(4), "{mode:?}: a broken connection may be gone next time: {}", run.report());
     }
 }
@@ -115,7 +119,9 @@ fn a_broken_connection_is_one_whatever_is_sent() {
 fn a_broken_disk_of_the_worker_is_not_taken_for_a_broken_connection() {
     let Some(recorder) = Recorder::find() else { return };
     for mode in MODES {
-        let Some((case, _folder)) = case_from(mode, LARGE_BYTES) else { return };
+        let Some((case, _folder)) = case(Options { mode, large_bytes: LARGE_BYTES, ..Options::default() }) else {
+            return;
+        };
         let object = large_object(&case);
         let options = [
             "-einject=read,?readv,?pread64,?copy_file_range:error=EIO:when=3".to_owned(),
@@ -133,7 +139,7 @@ fn a_broken_disk_of_the_worker_is_not_taken_for_a_broken_connection() {
 #[test]
 fn an_object_of_any_kind_that_is_damaged_or_missing_is_named() {
     for mode in MODES {
-        let Some((case, _folder)) = case_from(mode, 1_000) else { return };
+        let Some((case, _folder)) = case(Options { mode, ..Options::default() }) else { return };
         let before = Image::read(&case.site.server);
         // Objects that the server has are not read.
         for name in case.lacking(&case.site.server) {

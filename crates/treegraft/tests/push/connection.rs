@@ -22,7 +22,7 @@ use treegraft_server::{Receiver, config::ServerConfig, serve_connection};
 use treegraft_testkit::{Direction, Image, SplitMix64, memory_folder};
 
 use crate::{
-    judge::{Case, case},
+    judge::{Case, Options, case},
     rounds::rounds,
 };
 
@@ -262,7 +262,7 @@ fn trouble(random: &mut SplitMix64, passed: &Passed) -> Trouble {
 
 #[test]
 fn a_push_survives_every_trouble_of_its_connection() {
-    let Some((mut case, _folder)) = case(true) else { return };
+    let Some((mut case, _folder)) = case(Options::default()) else { return };
     let before = Image::read(&case.site.server);
     let (result, usual) = push_through(&case, &case.site.server, Direction::Up, Trouble::None);
     result.expect("an undisturbed push goes through the relay");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use treegraft_testkit::{Image, Recorder, Run, SplitMix64, memory_folder};
 
 use crate::{
-    judge::{Case, case},
+    judge::{Case, Options, case},
     rounds::{round_count, rounds},
 };
 
@@ -77,7 +77,7 @@ impl Refusal {
 
 #[test]
 fn a_disk_that_refuses_any_call_leaves_all_or_nothing() {
-    let (Some((mut case, _folder)), Some(recorder)) = (case(true), Recorder::find()) else { return };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
     let before = Image::read(&case.site.server);
     let server = case.site.server.clone();
     Run::of(&mut case.push(&server, &[])).ok();

@@ -28,7 +28,7 @@ pub(crate) struct Case {
     pub(crate) site: Site,
     pub(crate) worker: PathBuf,
     /// The refs of the push; the repository has others.
-    pub(crate) names: Vec<&'static str>,
+    pub(crate) names: &'static [&'static str],
     /// All refs before the push, and after it.
     pub(crate) old: Refs,
     pub(crate) new: Refs,
@@ -38,9 +38,9 @@ pub(crate) struct Case {
 
 impl Case {
     /// Takes the site and the worker as they are. All refs that the worker has are pushed.
-    pub(crate) fn new(site: Site, worker: PathBuf, names: &[&'static str], key: Option<Ed25519Key>) -> Self {
+    pub(crate) fn new(site: Site, worker: PathBuf, names: &'static [&'static str], key: Option<Ed25519Key>) -> Self {
         let old = refs(&site.server);
-        Self { site, worker, names: names.to_vec(), new: old.clone(), old, key }
+        Self { site, worker, names, new: old.clone(), old, key }
     }
 
     /// Notes what the repository has after an undisturbed push.
@@ -50,14 +50,15 @@ impl Case {
             self.names.iter().all(|&name| self.new.get(name) != self.old.get(name)),
             "the push moves all of its refs"
         );
-        assert_eq!(self.new.len(), self.names.iter().chain(&["other"]).count(), "and makes no other");
+        let known: BTreeSet<_> = self.names.iter().copied().chain(self.old.keys().map(String::as_str)).collect();
+        assert!(self.new.keys().map(String::as_str).eq(known), "and makes no other");
     }
 
     /// Returns the command of the push to another copy of the repository.
     pub(crate) fn push(&self, server: &Path, options: &[&str]) -> Command {
         let mut command = self.site.env.command(TREEGRAFT);
         command.arg("push").arg("--json").arg("--config").arg(self.site.config());
-        command.arg("--repo").arg(&self.worker).args(options).arg(server).args(&self.names);
+        command.arg("--repo").arg(&self.worker).args(options).arg(server).args(self.names);
         command
     }
 
@@ -119,6 +120,10 @@ impl Case {
 
     /// The summary lists the refs as they are, and its signature fits.
     fn check_summary(&self, server: &Path) -> Result<(), String> {
+        if self.old.is_empty() && refs(server).is_empty() {
+            // A repository that was just made has no summary.
+            return Ok(());
+        }
         let data = fs::read(server.join("summary")).map_err(|error| format!("there is a summary: {error}"))?;
         let summary = Summary::decode(&data).map_err(|error| format!("the summary is whole: {error}"))?;
         let listed: Refs = summary.refs.iter().map(|row| (row.name.to_string(), row.commit.to_string())).collect();
@@ -156,29 +161,41 @@ fn hold(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
     if rule { Ok(()) } else { Err(text()) }
 }
 
-/// A push of an old ref and of a new one, beside a ref of somebody else.
+/// What a case is like; usually a push of an old ref and of a new one, beside a ref of somebody else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// The mode of the worker's repository.
+    pub(crate) mode: RepoMode,
+    /// The size of the largest file.
+    pub(crate) large_bytes: usize,
+    /// Whether the server's repository asks for durability.
+    pub(crate) fsync: bool,
+    /// The program that writes the summary, which is not signed then.
+    pub(crate) update_command: Option<&'static str>,
+    /// The refs of the push.
+    pub(crate) names: &'static [&'static str],
+    /// Whether nothing was ever pushed to the repository.
+    pub(crate) is_first: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: RepoMode::Archive,
+            large_bytes: 90_000,
+            fsync: true,
+            update_command: None,
+            names: &["main", "team/new"],
+            is_first: false,
+        }
+    }
+}
+
+/// Makes a push that can be broken.
 ///
 /// The repository is in the folder, in memory, where syncs cost nothing; what is recorded is the same.
-pub(crate) fn case(fsync: bool) -> Option<(Case, tempfile::TempDir)> {
-    case_of(RepoMode::Archive, 90_000, fsync, None)
-}
-
-/// The same from a worker's repository of a mode, with a large file of so many bytes.
-pub(crate) fn case_from(mode: RepoMode, large_bytes: usize) -> Option<(Case, tempfile::TempDir)> {
-    case_of(mode, large_bytes, true, None)
-}
-
-/// The same to a repository that does not sign, and whose summary another program writes.
-pub(crate) fn case_updated_by(command: &str) -> Option<(Case, tempfile::TempDir)> {
-    case_of(RepoMode::Archive, 90_000, true, Some(command))
-}
-
-fn case_of(
-    mode: RepoMode,
-    large_bytes: usize,
-    fsync: bool,
-    update_command: Option<&str>,
-) -> Option<(Case, tempfile::TempDir)> {
+pub(crate) fn case(options: Options) -> Option<(Case, tempfile::TempDir)> {
+    let Options { mode, large_bytes, fsync, update_command, names, is_first } = options;
     let mut site = Site::new()?;
     let key = match update_command {
         Some(command) => {
@@ -188,14 +205,16 @@ fn case_of(
         None => Some(sign_with_new_key(&site)),
     };
     let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
-    let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
-    let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);
     let folder = memory_folder();
     let server = folder.path().join("repo");
     Image::read(&site.server).write(&server);
     site.server = server;
-    site.push_local(&other, &["other"]).ok();
-    site.push_local(&worker, &["main"]).ok();
+    if !is_first {
+        let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
+        let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);
+        site.push_local(&other, &["other"]).ok();
+        site.push_local(&worker, &["main"]).ok();
+    }
     if !fsync {
         site.ostree.at(&site.server, "config", ["set", "core.fsync", "false"]).ok();
     }
@@ -203,10 +222,13 @@ fn case_of(
     fs::write(tree.join("c"), "changed").expect("a file can be written");
     fs::write(tree.join("large"), random.bytes(large_bytes)).expect("a file can be written");
     let worker = site.env.root().join("pushed");
-    for name in ["main", "team/new"] {
+    for (index, name) in names.iter().enumerate() {
+        if index >= 2 {
+            fs::write(tree.join("c"), name).expect("a file can be written");
+        }
         site.worker("pushed", mode, &tree, name, 2_000);
     }
-    Some((Case::new(site, worker, &["main", "team/new"], key), folder))
+    Some((Case::new(site, worker, names, key), folder))
 }
 
 /// Makes a key and lets the site sign with it.

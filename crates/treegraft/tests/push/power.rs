@@ -18,7 +18,7 @@ use std::{
 use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, Run, SplitMix64, Sshd, memory_folder};
 
 use crate::{
-    judge::{Case, case, case_updated_by},
+    judge::{Case, Options, case},
     rounds::{first_seed, round_count, tell},
     site::{Site, TREEGRAFT},
 };
@@ -42,6 +42,12 @@ const NEEDED_SYNCS: [&str; 9] = [
     "fsync .treegraft/summary.new",
     "fsync .treegraft/summary.sig.new",
     "fsync ",
+];
+
+/// More refs than directories are synced one by one, each in another directory.
+const MANY_REFS: [&str; 20] = [
+    "main", "a/x", "b/x", "c/x", "d/x", "e/x", "f/x", "g/x", "h/x", "i/x", "j/x", "k/x", "l/x", "m/x", "n/x", "o/x",
+    "p/x", "q/x", "r/x", "s/x",
 ];
 
 /// A moment at which the machine or the process ends, and how.
@@ -161,7 +167,7 @@ fn record(case: &mut Case, recorder: &Recorder) -> Disk {
 
 #[test]
 fn no_moment_of_a_push_is_one_at_which_the_power_must_not_fail() {
-    let (Some((mut case, _folder)), Some(recorder)) = (case(true), Recorder::find()) else { return };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
     let disk = record(&mut case, &recorder);
     let findings =
         look(&disk, &moments(&disk, 0, first_seed(), round_count(1)), Until::End, &|server| case.check(server));
@@ -169,10 +175,35 @@ fn no_moment_of_a_push_is_one_at_which_the_power_must_not_fail() {
     findings.assert_none();
 }
 
+/// Nothing is there before a first push: no private directory, no summary.
+#[test]
+fn no_moment_of_a_first_push_is_one_at_which_the_power_must_not_fail() {
+    let first = Options { is_first: true, ..Options::default() };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(first), Recorder::find()) else { return };
+    look_at_random(&mut case, &recorder, 60);
+}
+
+/// What would be too many single syncs is made durable at once.
+#[test]
+fn no_moment_of_a_push_of_many_refs_is_one_at_which_the_power_must_not_fail() {
+    let many = Options { names: &MANY_REFS, ..Options::default() };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(many), Recorder::find()) else { return };
+    look_at_random(&mut case, &recorder, 60);
+}
+
+/// Looks at some moments of a push.
+fn look_at_random(case: &mut Case, recorder: &Recorder, usual: u64) {
+    let disk = record(case, recorder);
+    let mut random = SplitMix64::new(first_seed());
+    let some: Vec<_> = (0..usual * round_count(1)).map(|_| random_moment(&disk, &mut random)).collect();
+    look(&disk, &some, Until::End, &|server| case.check(server)).assert_none();
+}
+
 /// The summary of `ostree` is no less durable than ours when the journal goes.
 #[test]
 fn no_moment_of_a_push_with_a_foreign_summary_is_one_at_which_the_power_must_not_fail() {
-    let Some((mut case, _folder)) = case_updated_by(r#""ostree", "summary", "--update", "--repo""#) else { return };
+    let update_command = Some(r#""ostree", "summary", "--update", "--repo""#);
+    let Some((mut case, _folder)) = case(Options { update_command, ..Options::default() }) else { return };
     let Some(recorder) = Recorder::find() else { return };
     let disk = record(&mut case, &recorder);
     let is_journaled = |&event: &usize| disk.call(event).ends_with(".treegraft/journal");
@@ -184,7 +215,11 @@ fn no_moment_of_a_push_with_a_foreign_summary_is_one_at_which_the_power_must_not
 /// The test of the test: without syncs there must be losses, and none of them by a kill.
 #[test]
 fn without_syncs_a_power_loss_costs_something_and_a_kill_does_not() {
-    let (Some((mut case, _folder)), Some(recorder)) = (case(false), Recorder::find()) else { return };
+    let (Some((mut case, _folder)), Some(recorder)) =
+        (case(Options { fsync: false, ..Options::default() }), Recorder::find())
+    else {
+        return;
+    };
     let disk = record(&mut case, &recorder);
     let syncs = (0..disk.events()).filter(|&event| disk.is_sync(event)).count();
     assert_eq!(syncs, 0, "`core.fsync=false` asks for no durability, and none is paid for");
@@ -198,7 +233,7 @@ fn without_syncs_a_power_loss_costs_something_and_a_kill_does_not() {
 /// The other test of the test: a single sync that is forgotten is found.
 #[test]
 fn a_push_that_forgets_one_sync_is_found_out() {
-    let (Some((mut case, _folder)), Some(recorder)) = (case(true), Recorder::find()) else { return };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
     let disk = record(&mut case, &recorder);
     for needed in NEEDED_SYNCS {
         let is_it = |&event: &usize| disk.is_sync(event) && disk.call(event) == needed;
@@ -212,7 +247,7 @@ fn a_push_that_forgets_one_sync_is_found_out() {
 /// The next push is cut off as well, while it finishes the publish of the first, or takes over what that had received.
 #[test]
 fn no_moment_of_a_recovery_is_one_at_which_the_power_must_not_fail() {
-    let (Some((mut case, _folder)), Some(recorder)) = (case(true), Recorder::find()) else { return };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
     let disk = record(&mut case, &recorder);
     let mut random = SplitMix64::new(first_seed());
     for _ in 0..round_count(1) {
@@ -250,11 +285,11 @@ fn has_staged(image: &Image) -> bool {
 /// The receiver behind ssh does what the one in the client's process does.
 #[test]
 fn no_moment_of_a_push_over_ssh_is_one_at_which_the_power_must_not_fail() {
-    let (Some((mut case, _folder)), Some(recorder)) = (case(true), Recorder::find()) else { return };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
     let Some(sshd) = Sshd::start() else { return };
     let recording = recorder.begin(&case.site.server);
     let prefix: Vec<_> = recording.prefix().iter().map(|word| word.display().to_string()).collect();
-    let command = case.site.push_ssh_traced(&sshd, &prefix, &case.worker, &case.names);
+    let command = case.site.push_ssh_traced(&sshd, &prefix, &case.worker, case.names);
     Run::of(&mut { command }).ok();
     case.site.wait_for_receiver();
     let disk = recording.finish();
