@@ -1,6 +1,6 @@
 //! A disk that remembers every change, and what of it a crash may leave.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -56,10 +56,8 @@ pub(super) enum Edit {
 pub(super) enum Event {
     /// What one system call changed.
     Step(Vec<Change>),
-    /// The bytes of a file, or the names in a directory, are durable.
-    Sync(Node),
-    /// Everything is.
-    SyncAll,
+    /// The bytes of a file, or the names in a directory, are durable, or everything: what the first so many events have done.
+    Sync { node: Option<Node>, covered: usize },
 }
 
 #[derive(Debug, Clone)]
@@ -159,7 +157,7 @@ impl Disk {
     pub(super) fn size(&self, node: Node) -> usize {
         let edits = self.events.iter().filter_map(|event| match event {
             Event::Step(changes) => Some(changes),
-            _ => None,
+            Event::Sync { .. } => None,
         });
         let edits = edits.flatten().filter_map(|change| match change {
             Change::Edit { node: edited, edit } if *edited == node => Some(edit),
@@ -240,21 +238,27 @@ impl Disk {
 
     /// Tells of each change in the first `count` events whether a sync that came after it covers it.
     fn durable(&self, count: usize) -> Vec<Vec<bool>> {
-        let mut durable = vec![Vec::new(); count];
-        let (mut is_all, mut synced) = (false, HashSet::new());
-        for index in (0..count).rev() {
-            match &self.events[index] {
-                Event::SyncAll => is_all = true,
-                Event::Sync(node) => drop(synced.insert(*node)),
-                Event::Step(changes) => {
-                    let is_durable = |change: &Change| match change {
-                        Change::Entry { directory: node, .. } | Change::Edit { node, .. } => synced.contains(node),
-                    };
-                    durable[index] = changes.iter().map(|change| is_all || is_durable(change)).collect();
+        let (mut all, mut single): (usize, HashMap<Node, usize>) = (0, HashMap::new());
+        for event in &self.events[..count] {
+            match event {
+                Event::Sync { node: None, covered } => all = all.max(*covered),
+                Event::Sync { node: Some(node), covered } => {
+                    let known = single.entry(*node).or_default();
+                    *known = (*known).max(*covered);
                 }
+                Event::Step(_) => {}
             }
         }
-        durable
+        let is_durable = |index: usize, change: &Change| match change {
+            Change::Entry { directory: node, .. } | Change::Edit { node, .. } => {
+                index < all || single.get(node).is_some_and(|covered| index < *covered)
+            }
+        };
+        let of_event = |(index, event): (usize, &Event)| match event {
+            Event::Step(changes) => changes.iter().map(|change| is_durable(index, change)).collect(),
+            Event::Sync { .. } => Vec::new(),
+        };
+        self.events[..count].iter().enumerate().map(of_event).collect()
     }
 
     fn collect(
@@ -416,7 +420,8 @@ mod tests {
         }
 
         fn sync(mut self, node: Node) -> Self {
-            self.disk.push(Event::Sync(node), "fsync".to_owned());
+            let covered = self.disk.events();
+            self.disk.push(Event::Sync { node: Some(node), covered }, "fsync".to_owned());
             self
         }
 
@@ -467,7 +472,8 @@ mod tests {
             assert_eq!(all.content(crash).as_deref(), Some(b"new".as_slice()), "everything is durable");
         }
         let mut everything = Replacement::begin().rename();
-        everything.disk.push(Event::SyncAll, "sync".to_owned());
+        let covered = everything.disk.events();
+        everything.disk.push(Event::Sync { node: None, covered }, "sync".to_owned());
         assert_eq!(everything.content(Crash::PowerStrict).as_deref(), Some(b"new".as_slice()), "everything is durable");
     }
 
@@ -495,8 +501,11 @@ mod tests {
         };
         assert!(!late_alone(Crash::PowerOrdered), "a journal has the second name with the first one only");
         assert!(late_alone(Crash::PowerRandom), "without one the second may be there alone");
-        disk.push(Event::Sync(ROOT), "fsync".to_owned());
+        disk.push(Event::Sync { node: Some(ROOT), covered: 1 }, "fsync".to_owned());
         let image = disk.after(3, Crash::PowerStrict);
+        assert!(image.has("a") && !image.has("b"), "a sync covers what was there when it began");
+        disk.push(Event::Sync { node: Some(ROOT), covered: 3 }, "fsync".to_owned());
+        let image = disk.after(4, Crash::PowerStrict);
         assert!(image.has("a") && image.has("b"), "a sync of the directory makes its names durable");
     }
 }

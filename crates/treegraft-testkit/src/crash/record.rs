@@ -109,7 +109,10 @@ impl Recording {
         for line in std::io::BufReader::new(log).lines() {
             let line = line.expect("the log is text");
             match parser.parse(&line) {
-                Ok(Some(call)) => replay.add(&call),
+                Ok(Some(call)) => {
+                    replay.add(&call);
+                    replay.events_after.push(replay.disk.events());
+                }
                 Ok(None) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -130,6 +133,8 @@ struct Replay {
     positions: HashMap<Node, usize>,
     /// Files that were opened without a name: by what stands for one, and by their number under `/proc/self/fd`.
     unnamed: HashMap<Vec<u8>, Node>,
+    /// How many events there were after so many calls.
+    events_after: Vec<usize>,
     /// Calls below a directory that is not there yet: the call that makes it ended at the same time in another thread.
     early: Vec<Call>,
 }
@@ -149,6 +154,7 @@ impl Replay {
             umask,
             positions: HashMap::new(),
             unnamed: HashMap::new(),
+            events_after: vec![0],
             early: Vec::new(),
         }
     }
@@ -215,7 +221,7 @@ impl Replay {
             "fsync" | "fdatasync" => self.play_sync(call),
             "syncfs" | "sync" => {
                 // Which file system it is does not matter: the directory is on one.
-                self.push(call, Event::SyncAll, "");
+                self.push(call, Event::Sync { node: None, covered: self.events_after[call.ended_before] }, "");
                 Ok(())
             }
             _ => {
@@ -456,7 +462,8 @@ impl Replay {
 
     fn play_sync(&mut self, call: &Call) -> Result<(), TooEarly> {
         if let Some((node, path)) = self.opened(call.args.first())? {
-            self.push(call, Event::Sync(node), path);
+            let covered = self.events_after[call.ended_before];
+            self.push(call, Event::Sync { node: Some(node), covered }, path);
         }
         Ok(())
     }

@@ -8,6 +8,8 @@ pub(super) struct Call {
     pub(super) name: String,
     pub(super) args: Vec<Arg>,
     pub(super) result: Arg,
+    /// How many calls had ended when this one began.
+    pub(super) ended_before: usize,
 }
 
 /// An argument or the result of a call.
@@ -46,7 +48,9 @@ impl Arg {
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     /// What threads have begun that had not ended when something else was written.
-    unfinished: HashMap<String, String>,
+    unfinished: HashMap<String, (String, usize)>,
+    /// How many calls were returned.
+    ended: usize,
 }
 
 impl Parser {
@@ -60,13 +64,20 @@ impl Parser {
             return Ok(None);
         }
         if let Some(begin) = rest.strip_suffix("<unfinished ...>") {
-            self.unfinished.insert(thread.to_owned(), begin.trim_end().to_owned());
+            self.unfinished.insert(thread.to_owned(), (begin.trim_end().to_owned(), self.ended));
             return Ok(None);
         }
-        let Some(end) = rest.strip_prefix("<... ") else { return parse(rest) };
-        let begin = self.unfinished.remove(thread).ok_or_else(|| bad("an end without a beginning", line))?;
+        let Some(end) = rest.strip_prefix("<... ") else { return self.end(rest, self.ended) };
+        let (begin, ended_before) =
+            self.unfinished.remove(thread).ok_or_else(|| bad("an end without a beginning", line))?;
         let (_, end) = end.split_once(" resumed>").ok_or_else(|| bad("an odd end", line))?;
-        parse(&format!("{begin}{end}"))
+        self.end(&format!("{begin}{end}"), ended_before)
+    }
+
+    fn end(&mut self, text: &str, ended_before: usize) -> Result<Option<Call>, String> {
+        let call = parse(text, ended_before)?;
+        self.ended += usize::from(call.is_some());
+        Ok(call)
     }
 }
 
@@ -74,7 +85,7 @@ fn bad(what: &str, line: &str) -> String {
     format!("{what} in the line of strace: {}", line.chars().take(300).collect::<String>())
 }
 
-fn parse(line: &str) -> Result<Option<Call>, String> {
+fn parse(line: &str, ended_before: usize) -> Result<Option<Call>, String> {
     let bad = |what: &str| bad(what, line);
     let (name, rest) = line.split_once('(').ok_or_else(|| bad("no call"))?;
     let (args, rest) = split_args(rest).ok_or_else(|| bad("unbalanced arguments"))?;
@@ -88,6 +99,7 @@ fn parse(line: &str) -> Result<Option<Call>, String> {
         name: name.to_owned(),
         args: args.ok_or_else(|| bad("a string that is cut off"))?,
         result: argument(result).ok_or_else(|| bad("an odd result"))?,
+        ended_before,
     }))
 }
 
@@ -178,8 +190,14 @@ mod tests {
         let mut parser = Parser::default();
         assert_eq!(parser.parse(r#"71 write(1<\x2f>, "\x61", 1 <unfinished ...>"#), Ok(None));
         assert_eq!(parser.parse(r"72 fsync(3<\x2f> <unfinished ...>"), Ok(None), "another thread");
+        let other = parser.parse("73 sync() = 0").expect("it is well formed").expect("it has ended");
+        assert_eq!(other.ended_before, 0, "it began after no other had ended");
         let call = parser.parse("71 <... write resumed>)                   = 1").expect("it is well formed");
-        assert_eq!(call.expect("it has ended").args.len(), 3, "the arguments are in the first part");
+        let call = call.expect("it has ended");
+        assert_eq!(call.args.len(), 3, "the arguments are in the first part");
+        assert_eq!(call.ended_before, 0, "it began before the other one ended");
+        let late = parser.parse("73 sync() = 0").expect("it is well formed").expect("it has ended");
+        assert_eq!(late.ended_before, 2, "two had ended when it began");
     }
 
     #[test]
