@@ -8,7 +8,7 @@ use std::{
 use crate::{TaskError, shell};
 
 /// Each program with the Debian package that holds it.
-const ORACLES: [(&str, &str); 13] = [
+const ORACLES: [(&str, &str); 14] = [
     ("ostree", "ostree"),
     ("flatpak", "flatpak"),
     ("gpg", "gnupg"),
@@ -22,6 +22,7 @@ const ORACLES: [(&str, &str); 13] = [
     ("csh", "csh"),
     ("fish", "fish"),
     ("zsh", "zsh"),
+    ("strace", "strace"),
 ];
 
 /// GLib itself, through Debian's Python: what is to be run to see whether it is there, its name and its package.

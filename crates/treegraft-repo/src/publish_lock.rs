@@ -212,6 +212,7 @@ impl PublishLock {
         let found = journal::read(private.as_fd()).map_err(fail)?;
         let durability = Durability::of(repo);
         let mut this = Self { private, path, durability, recovered: None, _lock: lock };
+        fault::point("publish-lock:taken").map_err(|source| this.io_error(source))?;
         match found {
             None => {}
             Some(Journal::OtherVersion(version)) => {
@@ -271,6 +272,7 @@ impl PublishLock {
             self.remove_journal()?;
             return Ok(Recovered { outcome: Outcome::Undone, refs });
         }
+        fault::point("recovery:decided").map_err(|source| self.io_error(source))?;
         let mut directories = HashSet::new();
         for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| recovered.found == FoundRef::Old) {
             directories.insert(ref_edit::write(repo, &edit.target, edit.new, self.durability)?);

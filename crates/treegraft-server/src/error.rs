@@ -44,6 +44,11 @@ fn no_space(detail: String) -> ApiError {
         .hint("make room on the server, or lower `core.min-free-space-percent` or `core.min-free-space-size`")
 }
 
+/// An error of a fault point, and of whatever else is the disk's.
+pub(crate) fn from_io(error: io::Error) -> ApiError {
+    from_disk(&error)
+}
+
 pub(crate) fn from_read(error: ReadError) -> ApiError {
     let answer = ApiError::new(ErrorCode::Repository, chain(&error));
     if error.is_temporary() { answer.temporary(true) } else { answer.hint("run `treegraft fsck` on the server") }

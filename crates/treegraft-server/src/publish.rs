@@ -12,7 +12,7 @@
 //! 7. The locks are free; the administrator's other hook hears of it.
 
 use treegraft_object::CommitId;
-use treegraft_repo::{Pending, Prepared, PublishLock, RefEdit, RefTarget, Transaction};
+use treegraft_repo::{Pending, Prepared, PublishLock, RefEdit, RefTarget, Transaction, fault};
 use treegraft_wire::{
     ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict, Waiting,
 };
@@ -21,7 +21,7 @@ use crate::{
     Receiver,
     commits::Commits,
     earlier,
-    error::{chain, from_publish, from_ref, from_transaction},
+    error::{chain, from_io, from_publish, from_ref, from_transaction},
     holder, hooks, metadata,
     policy::{self, Judged},
     session::{Offer, Session},
@@ -56,7 +56,9 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         });
     }
 
+    fault::point("publish:checked").map_err(from_io)?;
     let (lock, mut notes) = acquire(receiver, session, report)?;
+    fault::point("publish:locked").map_err(from_io)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
@@ -100,7 +102,8 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     session.release_lock();
     commits.record_sizes(&lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
-    notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
+    let updated = fault::point("publish:refs-moved").map_err(from_io).and_then(|()| metadata::update(receiver, &lock));
+    notes.extend(updated.map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
     Ok(Done { published: Published { refs, notes }, hook })
 }
@@ -141,6 +144,7 @@ pub(crate) fn finish_recovery(receiver: &Receiver, lock: &mut PublishLock) -> Re
     let mut notes = vec![format!("An interrupted publish of {} was found and finished", names.join(", "))];
     hooks::record_recovered(receiver, lock, recovered)?;
     notes.extend(metadata::update(receiver, lock)?);
+    fault::point("publish:recovery-finished").map_err(from_io)?;
     lock.finish_recovery().map_err(from_publish)?;
     Ok(notes)
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use treegraft_object::{Checksum, CommitId};
-use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
+use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError, fault};
 use treegraft_wire::{
     ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
     RetriedOffer, Verdict, Waiting,
@@ -15,7 +15,7 @@ use treegraft_wire::{
 
 use crate::{
     Receiver, earlier,
-    error::{from_lock, from_publish, from_staging},
+    error::{from_io, from_lock, from_publish, from_staging},
     holder, hooks,
     knowledge::Knowledge,
     policy::{self, Judged},
@@ -120,6 +120,7 @@ impl Session {
         }
         let (staging, resumed) = if is_needed {
             let (staging, resumed) = Staging::open(&receiver.repo).map_err(from_staging)?;
+            fault::point("push:staging-open").map_err(from_io)?;
             // Detached metadata has no checksum: that of an earlier push is not this one's, and is sent again.
             for offer in &request.refs {
                 staging.forget_commit_meta(offer.commit).map_err(from_staging)?;

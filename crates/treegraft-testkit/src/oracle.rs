@@ -39,11 +39,13 @@ pub enum Oracle {
     Fish,
     /// A login shell that is nearly a POSIX shell.
     Zsh,
+    /// The tracer that records what a program does to files.
+    Strace,
 }
 
 impl Oracle {
     /// All oracles, in the order in which they are reported.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Ostree,
         Self::Flatpak,
         Self::Gpg,
@@ -56,6 +58,7 @@ impl Oracle {
         Self::Csh,
         Self::Fish,
         Self::Zsh,
+        Self::Strace,
     ];
 
     /// Returns the name of the executable.
@@ -73,6 +76,7 @@ impl Oracle {
             Self::Csh => "csh",
             Self::Fish => "fish",
             Self::Zsh => "zsh",
+            Self::Strace => "strace",
         }
     }
 
@@ -90,6 +94,7 @@ impl Oracle {
             Self::Csh => "csh",
             Self::Fish => "fish",
             Self::Zsh => "zsh",
+            Self::Strace => "strace",
         }
     }
 

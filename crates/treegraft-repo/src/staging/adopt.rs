@@ -17,7 +17,7 @@ use treegraft_object::{ObjectKind, ObjectName, verify};
 use super::{Cleared, StagingError, index::Index, stat};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
-    durable::{self, open_dir, rename_new},
+    durable::{self, TEMPORARY, open_dir, rename_new},
     fault,
     store::{LooseDir, LoosePath},
 };
@@ -156,6 +156,7 @@ fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned
             fault::point("staging:locked").map_err(fail)?;
             let write = || durable::create(&own.dir, BOOT_ID)?.write_all(format!("{boot_id}\n").as_bytes());
             write().map_err(fail)?;
+            fault::point("staging:boot-id-written").map_err(fail)?;
             return Ok(own);
         }
     }
@@ -181,12 +182,13 @@ fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
 
 /// Lists the objects, and deletes everything else but the area's own files.
 fn take_over(own: &Owned, index: &Index) -> io::Result<()> {
-    for_each_file(own.dir.as_fd(), &mut |directory, file| match file.object {
-        Some(name) => {
+    for_each_file(own.dir.as_fd(), &mut |directory, file| {
+        if let Some(name) = file.object {
             index.adopt(name, file.bytes);
-            Ok(())
+            return Ok(());
         }
-        None => Ok(unlinkat(directory, file.name, AtFlags::empty())?),
+        unlinkat(directory, file.name, AtFlags::empty())?;
+        fault::point("staging:unnamed-deleted")
     })
 }
 
@@ -258,7 +260,8 @@ pub(super) fn sweep(
             is_any_left = true;
             return Ok(());
         }
-        Ok(unlinkat(directory, file.name, AtFlags::empty())?)
+        unlinkat(directory, file.name, AtFlags::empty())?;
+        fault::point("staging:swept")
     })?;
     Ok(is_any_left)
 }
@@ -271,10 +274,14 @@ pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> i
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
+        fault::point("staging:directory-removed")?;
     }
     durable::unlink_if_there(dir, BOOT_ID)?;
+    // Its owner was about to see which mode new files have.
+    durable::unlink_if_there(dir, TEMPORARY)?;
     fault::point("staging:emptied")?;
     durable::unlink_if_there(dir, LOCK)?;
+    fault::point("staging:lock-removed")?;
     match unlinkat(root, name, AtFlags::REMOVEDIR) {
         // Somebody who looks for dead areas may have made a new lock file in it; then they delete it.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),

@@ -67,6 +67,7 @@ use self::{
 use crate::{
     FileLock, Find, LockError, Mode, ReadError, Repo,
     durable::{self, Durability},
+    fault,
     find::is_temporary,
     free_space::FreeSpace,
     private_dir,
@@ -381,7 +382,9 @@ impl Staging {
     pub fn forget_commit_meta(&self, commit: CommitId) -> Result<(), StagingError> {
         let path = crate::store::LoosePath::new(ObjectName::commit_meta(commit), Mode::Archive);
         let fail = |source| StagingError::Io { path: self.path.join(path.as_str()), source };
-        durable::unlink_if_there(&self.dir, path.as_c_str()).map_err(fail)?;
+        durable::unlink_if_there(&self.dir, path.as_c_str())
+            .and_then(|_| fault::point("staging:meta-forgotten"))
+            .map_err(fail)?;
         self.index.remove(ObjectName::commit_meta(commit));
         Ok(())
     }

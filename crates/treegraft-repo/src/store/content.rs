@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Read},
     iter,
+    path::PathBuf,
 };
 
 use rustix::{
@@ -89,6 +90,13 @@ impl Repo {
     /// Opens a `.filez` as it is on disk, or returns nothing when it is absent. The size is in bytes.
     pub fn open_archived(&self, id: ContentId) -> Result<Option<(File, u64)>, ReadError> {
         self.first_archived(id, |loose| loose.open(id.into()))
+    }
+
+    /// Returns the file of an object, here or in a parent, for messages; that of an absent one is where it would be here.
+    pub fn path_of(&self, name: impl Into<ObjectName>) -> PathBuf {
+        let name = name.into();
+        let holder = self.with_parents().find(|repo| repo.loose().has(name).unwrap_or(false));
+        holder.unwrap_or(self).loose().path_of(name)
     }
 
     /// Reads a commit's detached metadata, or nothing when it has none.

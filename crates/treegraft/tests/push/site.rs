@@ -47,15 +47,15 @@ impl Site {
         fs::write(&self.config, format!("[defaults]\n{settings}\n")).expect("a file can be written");
     }
 
+    /// Returns the file with the server's configuration.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Writes a configuration that signs with a key.
     pub(crate) fn sign_with(&self, gpg: &Gpg) {
         let (home, key) = (gpg.home().display(), gpg.fingerprint());
         self.configure(&format!("gpg-keys = [\"{key}\"]\ngpg-homedir = \"{home}\""));
-    }
-
-    /// Returns the file with the server's configuration.
-    pub(crate) fn config(&self) -> &Path {
-        &self.config
     }
 
     /// Runs the program.
@@ -106,15 +106,33 @@ impl Site {
         command
     }
 
+    /// Returns the command of a push through ssh to a receiver that is started behind these words.
+    pub(crate) fn push_ssh_traced(
+        &self,
+        sshd: &Sshd,
+        prefix: &[String],
+        worker: &Path,
+        args: &[&str],
+    ) -> std::process::Command {
+        let command = self.push_ssh_command(sshd, sshd.port(), worker, args);
+        self.write_remote_command(&format!("'{}' ", prefix.join("' '")));
+        command
+    }
+
     /// Writes the command that ssh runs on the far side.
     fn remote_command(&self) -> PathBuf {
+        self.write_remote_command("")
+    }
+
+    fn write_remote_command(&self, prefix: &str) -> PathBuf {
         let script = self.env.root().join("receive");
         let config = self.config.display();
         let pid = self.receiver_pid();
         let pid = pid.display();
         // The first argument is `receive`; its options have to come behind it.
-        let text =
-            format!("#!/bin/sh\nshift\necho $$ > '{pid}'\nexec '{TREEGRAFT}' receive --config '{config}' \"$@\"\n");
+        let text = format!(
+            "#!/bin/sh\nshift\necho $$ > '{pid}'\nexec {prefix}'{TREEGRAFT}' receive --config '{config}' \"$@\"\n"
+        );
         fs::write(&script, text).expect("a file can be written");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
         script
