@@ -16,9 +16,16 @@ use crate::site::{Site, TREEGRAFT, json, objects};
 
 /// What a private directory may hold when no push is under way.
 ///
-/// The last three may have kept that name when the power failed; the next publish writes over them.
-const AT_REST: [&str; 6] =
-    ["download-sizes", "publish.lock", "staging/", ".treegraft-new", "summary.new", "summary.sig.new"];
+/// The last four may have kept that name when the power failed; the next publish writes over them.
+const AT_REST: [&str; 7] = [
+    "download-sizes",
+    "publish.lock",
+    "staging/",
+    ".treegraft-new",
+    "summary.new",
+    "summary.sig.new",
+    "publish.holder",
+];
 
 /// The names and commits of a repository's refs.
 pub(crate) type Refs = BTreeMap<String, String>;
