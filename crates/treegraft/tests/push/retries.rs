@@ -115,16 +115,22 @@ fn random_tree(site: &Site, name: &str, seed: u64, count: usize) -> PathBuf {
 #[test]
 fn a_link_that_is_cut_again_and_again_is_survived() {
     let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
-    rounds(2, |round| {
+    rounds(3, |round| {
         let mut random = SplitMix64::new(round.seed);
         let name = format!("cut-{}", round.seed % 1_000_000);
         let worker = site.worker(&name, RepoMode::Archive, &random_tree(&site, &name, round.seed, 60), "main", 1_000);
         let link = SlowLink::start(sshd.addr(), LinkOptions::default());
-        let mut at = 0;
+        let (mut up, mut down) = (0, 0);
         for _ in 0..=random.below(3) {
-            at += 3_000 + random.below(700_000) as u64;
-            link.cut_after(Direction::Up, at);
-            round.note(format!("cut after {at} bytes"));
+            let (direction, at) = if random.one_in(3) {
+                down += 1_000 + random.below(6_000) as u64;
+                (Direction::Down, down)
+            } else {
+                up += 3_000 + random.below(700_000) as u64;
+                (Direction::Up, up)
+            };
+            link.cut_after(direction, at);
+            round.note(format!("cut after {at} bytes {direction:?}"));
         }
         let target = format!("main:{name}");
         let there = objects(&site.server);
