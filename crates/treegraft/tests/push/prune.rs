@@ -1,15 +1,19 @@
 //! `treegraft prune` in a repository that is pushed to.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use treegraft_repo::{LockKind, Repo, RepoLock};
-use treegraft_testkit::{BuildDir, Flatpak, RepoMode, Run, Version};
+use treegraft_testkit::{BuildDir, Crash, Flatpak, Recorder, RepoMode, Run, SplitMix64, Version, memory_folder};
 
-use crate::site::{Site, json, objects};
+use crate::{
+    rounds::first_seed,
+    site::{Site, TREEGRAFT, json, objects},
+};
 
 impl Site {
     fn prune(&self, args: &[&str]) -> Run {
@@ -194,6 +198,44 @@ fn a_prune_of_flatpaks_repository_leaves_what_flatpak_needs() {
     update(&["--no-update-summary", "--no-update-appstream", "--prune", "--prune-depth=0"]);
     let now: Vec<_> = objects(&site.server).into_iter().filter(|path| !path.ends_with(".commitmeta2")).collect();
     assert!(left.iter().eq(now.iter()), "Flatpak's own prune finds nothing more");
+}
+
+/// Every call of a prune that changes the repository, and what a kill or a power loss after it may have left.
+#[test]
+fn no_moment_of_a_prune_is_one_at_which_the_power_must_not_fail() {
+    let (Some(site), Some(recorder)) = (Site::new(), Recorder::find()) else { return };
+    let commits = site.publish(0..4);
+    site.ostree.at(&site.server, "static-delta", ["generate", "--empty", &format!("--to={}", commits[0])]).ok();
+    let mut command = site.env.command(TREEGRAFT);
+    command.args(["prune", "--depth", "0", "--config", "/dev/null", "--repo"]).arg(&site.server);
+    let (run, disk) = recorder.run(&site.server, &command);
+    run.ok();
+    assert!(commits[..3].iter().all(|commit| !site.has_commit(commit)), "it deletes the old commits");
+    let mut random = SplitMix64::new(first_seed());
+    let mut looked_at = HashSet::new();
+    for count in 0..=disk.events() {
+        let seed = random.next_u64();
+        for crash in [Crash::Kill, Crash::PowerStrict, Crash::PowerOrdered(seed), Crash::PowerRandom(seed)] {
+            let image = disk.after(count, crash);
+            if !looked_at.insert(image.fingerprint()) {
+                continue;
+            }
+            let folder = memory_folder();
+            let server = folder.path().join("repo");
+            image.write(&server);
+            let call = count.checked_sub(1).map_or("nothing", |last| disk.call(last));
+            let at = format!("{crash:?} after call {count} of {} (`{call}`)", disk.events());
+            let fsck = || site.ostree.run_raw(["fsck", "--quiet", &format!("--repo={}", server.display())]);
+            assert!(fsck().success(), "{at}: no commit lacks anything: {}", fsck().report());
+            assert_eq!(site.ostree.rev_parse(&server, "main"), commits[3], "{at}: the ref is where it was");
+            let again = ["prune", "--depth", "0", "--config", "/dev/null", "--repo", &server.display().to_string()];
+            site.treegraft(again).ok();
+            assert!(fsck().success(), "{at}: the next prune goes through: {}", fsck().report());
+            let left: Vec<_> = objects(&server).into_iter().filter(|path| !path.contains("/.treegraft-")).collect();
+            assert!(objects(&site.server).iter().eq(left.iter()), "{at}: and leaves what this one left");
+        }
+    }
+    assert!(looked_at.len() > 20, "there are many images, not {}", looked_at.len());
 }
 
 #[test]
