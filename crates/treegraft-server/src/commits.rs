@@ -35,6 +35,8 @@ pub(crate) struct Commits<'p> {
     kept: HashSet<CommitId>,
     /// Staged objects that the commits need, each once, children before their dirtree.
     objects: Vec<ObjectName>,
+    /// Those of them that belong to the pushed trees: how many, and their size in bytes.
+    of_trees: (u64, u64),
 }
 
 impl<'p> Commits<'p> {
@@ -48,13 +50,18 @@ impl<'p> Commits<'p> {
         let (known, sizes) = session.knowledge.take();
         let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
         let recorded = RecordedSizes::read(&receiver.repo);
-        let (sized_trees, kept, objects) = (Vec::new(), HashSet::new(), Vec::new());
-        Self { receiver, session, staging, view, closure, sizes, recorded, sized_trees, kept, objects }
+        let (sized_trees, kept, objects, of_trees) = (Vec::new(), HashSet::new(), Vec::new(), (0, 0));
+        Self { receiver, session, staging, view, closure, sizes, recorded, sized_trees, kept, objects, of_trees }
     }
 
     /// Returns the staged objects that have to be published.
     pub(crate) fn objects(&self) -> impl Iterator<Item = ObjectName> {
         self.objects.iter().copied()
+    }
+
+    /// Returns how many of them belong to the pushed trees, and their size in bytes.
+    pub(crate) const fn of_trees(&self) -> (u64, u64) {
+        self.of_trees
     }
 
     /// Puts the sizes of the trees on record, after they were published.
@@ -71,10 +78,12 @@ impl<'p> Commits<'p> {
         };
         let commit = Commit::decode(&data)
             .map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&id))?;
-        let (staging, objects) = (self.staging, &mut self.objects);
+        let (staging, objects, of_trees) = (self.staging, &mut self.objects, &mut self.of_trees);
         let mut visit = |name: ObjectName| {
-            if staging.has(name) {
+            if let Some(bytes) = staging.size(name) {
                 objects.push(name);
+                of_trees.0 += 1;
+                of_trees.1 += bytes;
             }
         };
         if self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_check)? {

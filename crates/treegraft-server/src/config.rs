@@ -14,10 +14,13 @@
 use std::{
     fmt::Write as _,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
+
+use crate::rights::Rule;
 
 /// The file that is read when no other is named. It does not have to exist.
 pub const DEFAULT_PATH: &str = "/etc/treegraft/server.toml";
@@ -117,12 +120,18 @@ settings! {
     gpg_program: PathBuf = PathBuf::from("gpg"), r#""gpg""#;
     /// Files with ed25519 secret keys that sign commits and summary: one key a line in base64, as libostree has them.
     ed25519_key_files: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/ed25519.key"]"#;
-    /// Whether a push may keep its commit's checksum (`--exact`) instead of being grafted.
-    allow_exact: bool = true, "true";
-    /// Whether an exact push may drop commits from a ref (`--force`).
-    allow_force: bool = false, "false";
-    /// Whether a push may publish a commit that is older than the ref's head (`--allow-older`).
-    allow_older: bool = true, "true";
+    /// Whether a push may keep its commit's checksum (`--exact`) instead of being grafted. It may unless this is `false`;
+    /// where there are rules, one of them must allow it as well.
+    allow_exact: Option<bool> = None, "true";
+    /// Whether an exact push may drop commits from a ref (`--force`). It may if this is `true`; where there are rules, it
+    /// may if one of them allows it and this is not `false`.
+    allow_force: Option<bool> = None, "false";
+    /// Whether a push may publish a commit that is older than the ref's head (`--allow-older`). It may unless this is
+    /// `false`; where there are rules, one of them must allow it as well.
+    allow_older: Option<bool> = None, "true";
+    /// Rules that say who may push what; more often written as `[[repository.rule]]`, see below. The rules of a repository
+    /// take the place of all that are among the defaults.
+    rule: Vec<Rule> = Vec::new(), r#"[{ keys = ["gnome-ci"], refs = ["app/org.gnome.*"] }]"#;
     /// What becomes of a pushed commit's detached metadata: `"never"`, `"exact"` (kept with commits that are published as
     /// they are) or `"always"` (kept with grafted commits as well, without signatures).
     detached_metadata: DetachedMetadata = DetachedMetadata::default(), r#""exact""#;
@@ -141,6 +150,10 @@ settings! {
     /// Largest commit, dirtree or dirmeta in bytes, at most 134217728. Up to 8 are in memory at a time for a push; 32 MiB are
     /// a directory of some 400,000 files.
     max_metadata_bytes: u64 = 32 << 20, "33554432";
+    /// Most bytes in one push, as they are sent and stored. What is sent in vain counts as well.
+    max_push_bytes: u64 = 1 << 40, "1099511627776";
+    /// Most objects in one push.
+    max_push_objects: u64 = 10_000_000, "10000000";
     /// Most refs in one push.
     max_refs: usize = 10_000, "10000";
 }
@@ -198,17 +211,32 @@ impl ServerConfig {
 
     /// Returns the settings of the repository at `path`.
     ///
-    /// Paths are compared as they are on disk, so that a symlink or `..` does not lead around an entry.
+    /// Directories are compared, not paths, so that neither a symlink nor `..` nor a second mount leads around an entry.
     pub fn settings(&self, path: &Path) -> Settings {
-        let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let wanted = canonical(path);
+        let wanted = Place::of(path);
         let mut settings = Settings::default();
         self.defaults.apply(&mut settings);
-        let is_wanted = |entry: &&PartialSettings| entry.path.as_deref().is_some_and(|path| canonical(path) == wanted);
+        let is_wanted = |entry: &&PartialSettings| entry.path.as_deref().is_some_and(|path| Place::of(path) == wanted);
         for entry in self.repository.iter().filter(is_wanted) {
             entry.apply(&mut settings);
         }
         settings
+    }
+}
+
+/// What a path leads to.
+#[derive(PartialEq, Eq)]
+enum Place {
+    /// A directory, by device and number.
+    Directory(u64, u64),
+    /// Nothing that can be looked at.
+    Unknown(PathBuf),
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        fs::metadata(path)
+            .map_or_else(|_| Self::Unknown(path.to_owned()), |found| Self::Directory(found.dev(), found.ino()))
     }
 }
 
@@ -226,12 +254,41 @@ pub fn reference() -> String {
         let _ = writeln!(text, "# {} = {}", key.name(), key.example);
     }
     text.push_str("\n# [[repository]]\n# path = \"/srv/repo\"\n# allow-force = true\n");
+    text.push_str(RULES);
     text
 }
+
+/// The part of the reference about rules.
+const RULES: &str = r#"
+# Rules, see docs/rights.md. As soon as a repository has one, what none allows is refused. Each rule gives, and none takes
+# away: their order means nothing.
+
+# [[repository.rule]]
+
+# The keys that the rule is for: names from `treegraft receive --as NAME` in `authorized_keys`. Without it, the rule is for
+# whoever can log in.
+# keys = ["gnome-ci"]
+
+# The refs that it is for. A pattern is the beginning of a ref, in whole parts between `/`; `*` stands for any characters
+# but `/`. This one covers app/org.gnome.Maps/x86_64/stable. Must be there.
+# refs = ["app/org.gnome.*"]
+
+# What may be done: "rebase" (a graft), "exact" (`--exact`), "force" (`--force`), "older" (`--allow-older`), "mirrors"
+# (`--extra-collection-id`), "subsets" (`--subset`, or the commit says it itself), "token-type" (`--token-type`, or the
+# commit says it itself). By default ["rebase"].
+# allow = ["rebase", "exact", "force", "older", "mirrors", "subsets", "token-type"]
+
+# Bytes and objects in a push, and bytes of a content object, where they are to be lower than for the whole repository. Of
+# several rules for a ref the highest counts, of several refs in a push the lowest.
+# max-push-bytes = 1073741824
+# max-push-objects = 100000
+# max-object-bytes = 268435456
+"#;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rights::Action;
 
     #[test]
     fn a_repository_overrides_the_defaults() {
@@ -241,10 +298,10 @@ mod tests {
         let (a, b) = (config.settings(Path::new("/srv/a")), config.settings(Path::new("/srv/b")));
         assert_eq!(
             (a.allow_force, a.max_refs),
-            (false, 5),
+            (Some(false), 5),
             "a repository's own word wins, the rest comes from the defaults"
         );
-        assert_eq!((b.allow_force, b.max_refs), (true, 5), "a repository without an entry has the defaults");
+        assert_eq!((b.allow_force, b.max_refs), (Some(true), 5), "a repository without an entry has the defaults");
     }
 
     #[test]
@@ -270,6 +327,12 @@ mod tests {
         let defaults = reference.lines().take_while(|&line| line != "# [[repository]]");
         let text = defaults.map(uncommented).collect::<Vec<_>>().join("\n");
         let config = ServerConfig::parse(&text).expect("examples are valid");
+        let is_code = |line: &&str| line.starts_with("[[") || line.contains(" = ");
+        let rule =
+            RULES.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_code).collect::<Vec<_>>().join("\n");
+        let repository =
+            ServerConfig::parse(&format!("[[repository]]\npath = \"/srv\"\n{rule}")).expect("so is the rule");
+        assert_eq!(repository.settings(Path::new("/srv")).rule[0].allow, Action::ALL.into(), "all actions are listed");
         assert_eq!(config.defaults.gpg_homedir, Some(Some(PathBuf::from("/srv/keys/gnupg"))));
     }
 }

@@ -1,14 +1,14 @@
 //! The receiving side of a push: handlers, policy, graft, signatures, publication.
 //!
-//! * [`config`]: what the server's administrator decides, from a file.
+//! * [`config`]: what the server's administrator decides, from a file. [`rights`]: who may do what, by its rules.
 //! * [`Receiver`]: one repository that can be pushed to, with its settings. [`serve_connection`] answers the requests of
 //!   one connection; whether that is an ssh session's pipes, an in-memory pipe or a socket makes no difference.
 //! * `handlers`: one file per request of the protocol. They are asynchronous and short; the work is done by synchronous
 //!   code on blocking threads.
-//! * `pushes`: the pushes of a connection and their bounds. `session`: one push, its locks and its staging area; `knowledge`
+//! * `pushes`: the pushes of a connection and their bounds, `budget` how much each may send. `session`: one push, its locks and its staging area; `knowledge`
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
-//!   holds what is asked for against the settings.
+//!   holds what is asked for against rights and settings.
 //!
 //! # What holds
 //!
@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod budget;
 mod commits;
 pub mod config;
 mod connection;
@@ -32,6 +33,7 @@ mod publish;
 mod pushes;
 mod receiver;
 mod recorded_sizes;
+pub mod rights;
 mod session;
 mod signing;
 

@@ -70,6 +70,7 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         return Ok(Published { refs, notes });
     }
 
+    session.budget.check(commits.of_trees())?;
     report(PublishEvent::Phase { phase: Phase::Publish });
     let mut transaction = Transaction::new(&receiver.repo, &lock, staging);
     transaction.link(commits.objects());

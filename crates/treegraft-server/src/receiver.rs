@@ -11,6 +11,7 @@ use crate::{
     config::Settings,
     error::from_publish,
     metadata, publish,
+    rights::{Caller, Rights},
     signing::{self, KeyError},
 };
 
@@ -22,6 +23,7 @@ pub type Clock = fn() -> u64;
 pub struct Receiver {
     pub(crate) repo: Arc<Repo>,
     pub(crate) settings: Settings,
+    caller: Caller,
     pub(crate) keys: SigningKeys,
     pub(crate) clock: Clock,
     /// Work on blocking threads. It outlives the request that began it, and the connection.
@@ -65,7 +67,19 @@ impl Receiver {
         }
         let keys = signing::load(&settings)?;
         let work = TaskTracker::new();
-        Ok(Self { repo: Arc::new(repo), settings, keys, clock, work })
+        Ok(Self { repo: Arc::new(repo), settings, caller: Caller::anybody(), keys, clock, work })
+    }
+
+    /// Says who pushes. Without it nothing is known of the caller, who has the rights that everybody has.
+    #[must_use]
+    pub fn for_caller(mut self, caller: Caller) -> Self {
+        self.caller = caller;
+        self
+    }
+
+    /// Returns what the caller may do.
+    pub(crate) const fn rights(&self) -> Rights<'_> {
+        Rights::of(&self.settings, &self.caller)
     }
 
     /// Returns the repository.

@@ -16,10 +16,12 @@ use treegraft_wire::{
 
 use crate::{
     Receiver,
+    budget::Budget,
     error::{from_lock, from_publish, from_staging},
     knowledge::Knowledge,
     policy, publish,
     pushes::Slot,
+    rights::PushLimits,
 };
 
 /// Most names in one question: a quarter of a million files in four questions, two megabytes each.
@@ -46,6 +48,7 @@ pub(crate) struct Session {
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
     lock: Mutex<Option<RepoLock>>,
     pub(crate) knowledge: Arc<Knowledge>,
+    pub(crate) budget: Budget,
     streams: Mutex<Streams>,
     /// One of the connection's pushes, until this one and everything that it has begun is over.
     _slot: Arc<Slot>,
@@ -107,13 +110,14 @@ impl Session {
             }
             (None, Resumed::default())
         };
+        let budget = Budget::new(limits(receiver, &request.refs));
         let answer = OpenAnswer {
             server: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
             push: id.clone(),
             repository: Repository { collection_id: receiver.repo.config().collection_id.clone() },
             refs,
             limits: Limits {
-                object_bytes: receiver.settings.max_object_bytes,
+                object_bytes: budget.object_bytes(),
                 question_names: MAX_QUESTION_NAMES,
                 streams: MAX_STREAMS,
             },
@@ -125,7 +129,7 @@ impl Session {
         let offers = request.refs.into_iter().zip(&answer.refs);
         let offers = offers.map(|(asked, state)| Offer { asked, told: state.verdict }).collect();
         let (knowledge, streams) = (Arc::default(), Mutex::default());
-        Ok((Self { id, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
+        Ok((Self { id, offers, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -202,6 +206,12 @@ fn check_refs(receiver: &Receiver, offers: &[RefOffer]) -> Result<(), ApiError> 
         }
     }
     Ok(())
+}
+
+/// Returns how large the push may be: as its ref with the lowest limits may. To name more refs never helps.
+fn limits(receiver: &Receiver, offers: &[RefOffer]) -> PushLimits {
+    let rights = receiver.rights();
+    offers.iter().map(|offer| rights.limits(&offer.name)).fold(PushLimits::NONE, PushLimits::lowest)
 }
 
 /// Throws away what an earlier try of this push has left that was interrupted after its refs had moved.

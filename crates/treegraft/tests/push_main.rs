@@ -17,6 +17,8 @@ mod faults;
 mod flatpak;
 #[path = "push/policy.rs"]
 mod policy;
+#[path = "push/rights.rs"]
+mod rights;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]

@@ -250,6 +250,11 @@ impl Staging {
         self.index.has(name.into())
     }
 
+    /// Returns the size of an object on disk in bytes, or nothing when it is not staged.
+    pub fn size(&self, name: impl Into<ObjectName>) -> Option<u64> {
+        self.index.size(name.into())
+    }
+
     /// Verifies and keeps a metadata object. Detached metadata replaces what was staged for the same commit.
     pub fn stage_metadata(&self, name: impl Into<ObjectName>, data: &[u8]) -> Result<Staged, StagingError> {
         let name = name.into();

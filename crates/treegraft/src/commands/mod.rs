@@ -7,6 +7,7 @@ use crate::{
     ui::Ui,
 };
 
+pub(crate) mod caller;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod fsck;

@@ -19,42 +19,54 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, join},
     net::{UnixStream, unix::pipe},
 };
-use treegraft_server::{Receiver, serve_connection, serve_refusal};
+use treegraft_server::{Receiver, rights::Caller, serve_connection, serve_refusal};
 use treegraft_wire::{ApiError, ErrorCode, RECEIVE_BANNER};
 
 use crate::{
-    cli::GlobalArgs, clock, commands::push::carry::server_config, error::CommandError, exit::Exit, runtime, ui::Ui,
+    cli::GlobalArgs,
+    clock,
+    commands::{caller::CallerArgs, push::carry::server_config},
+    error::CommandError,
+    exit::Exit,
+    runtime,
+    ui::Ui,
 };
 
 const EXAMPLES: &str = "\
 To let a key do nothing but push to one repository, write this line into the
 server's `~/.ssh/authorized_keys`:
 
-  restrict,command=\"treegraft receive /srv/repo\" ssh-ed25519 AAAA… ci@example.org";
+  restrict,command=\"treegraft receive --repo /srv/repo --as ci\" ssh-ed25519 AAAA… ci@example.org
+
+`--as ci` is the name by which the rules of the server's configuration know the key.";
 
 /// Receive one push on standard input and output
 ///
 /// `treegraft push` starts this on the server through ssh; there is no reason to call it by hand.
+///
+/// The options are for the command of a key in `authorized_keys`. They only ever take away from what the server's
+/// configuration allows.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ReceiveArgs {
-    /// Repository to receive into
+    /// Repository to receive into; `--repo PATH` says the same
     #[arg(value_name = "PATH")]
-    path: PathBuf,
+    path: Option<PathBuf>,
     /// Configuration of the server [default: /etc/treegraft/server.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    caller: CallerArgs,
 }
 
 pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit, CommandError> {
-    global.refuse_repo("name the repository as PATH")?;
     if io::stdin().is_terminal() {
         return Err(CommandError::usage(
             "`treegraft receive` talks to `treegraft push` on standard input, not to a person",
         )
         .hint("on the machine that has the build, call `treegraft push USER@HOST:PATH`"));
     }
-    let receiver = open(&args.path, args.config.as_deref());
+    let receiver = open(repo_path(global, args)?, args.config.as_deref(), args.caller.clone().into());
     let runtime = runtime::start()?;
     runtime.block_on(async {
         let _flags = (KeptFlags::of(io::stdin().as_fd()), KeptFlags::of(io::stdout().as_fd()));
@@ -77,11 +89,21 @@ pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit
     Ok(Exit::Done)
 }
 
+/// Returns the repository that was named in one of the two ways.
+fn repo_path<'a>(global: &'a GlobalArgs, args: &'a ReceiveArgs) -> Result<&'a Path, CommandError> {
+    match (global.named_repo(), args.path.as_deref()) {
+        (Some(path), None) | (None, Some(path)) => Ok(path),
+        (Some(_), Some(_)) => Err(CommandError::usage("The repository is named twice, with `--repo` and as PATH")),
+        (None, None) => Err(CommandError::usage("No repository is named")
+            .hint("say `treegraft receive PATH`, or `treegraft receive --repo PATH`")),
+    }
+}
+
 /// Opens the repository, or says to the other side why that is not possible.
-fn open(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, ApiError> {
+fn open(path: &Path, config: Option<&Path>, caller: Caller) -> Result<Arc<Receiver>, ApiError> {
     let settings = server_config(config).map_err(|error| refusal(&error))?.settings(path);
     match Receiver::open(path, settings, clock::now_secs) {
-        Ok(receiver) => Ok(Arc::new(receiver)),
+        Ok(receiver) => Ok(Arc::new(receiver.for_caller(caller))),
         Err(error) => Err(refusal(&error.into())),
     }
 }

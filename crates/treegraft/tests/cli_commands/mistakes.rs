@@ -240,7 +240,7 @@ fn the_commit_is_no_descendant_of_the_head() {
     assert_snapshot!(place.shown(&["push", "--repo", "worker", "server", "--exact", "--force", "os/x86_64/stable:main"]), @r"
     exit 1
     --- stderr
-    Error: The server does not allow a forced push for `main`
+    Error: The server does not allow you a forced push for `main`
     Hint: the server's administrator can set `allow-force = true` for this repository
     ");
 }
@@ -314,7 +314,7 @@ fn the_configuration_of_the_server_is_wrong() {
         |
       2 | allow-farce = true
         | ^^^^^^^^^^^
-      unknown field `allow-farce`, expected one of `path`, `gpg-keys`, `gpg-homedir`, `gpg-program`, `ed25519-key-files`, `allow-exact`, `allow-force`, `allow-older`, `detached-metadata`, `flatpak-update`, `update-command`, `max-object-bytes`, `max-content-bytes`, `max-metadata-bytes`, `max-refs`
+      unknown field `allow-farce`, expected one of `path`, `gpg-keys`, `gpg-homedir`, `gpg-program`, `ed25519-key-files`, `allow-exact`, `allow-force`, `allow-older`, `rule`, `detached-metadata`, `flatpak-update`, `update-command`, `max-object-bytes`, `max-content-bytes`, `max-metadata-bytes`, `max-push-bytes`, `max-push-objects`, `max-refs`
     Hint: every key is documented in docs/reference/server.toml
     ");
     fs::write(place.path("key.toml"), "[defaults]\ned25519-key-files = [\"/nonexistent.key\"]\n")
@@ -437,7 +437,14 @@ fn a_receiver_is_called_by_hand() {
     assert_snapshot!(place.shown(&["receive", "--repo", "server", "server"]), @r"
     exit 2
     --- stderr
-    Error: The option `--repo` means nothing for this command
-    Hint: name the repository as PATH
+    Error: The repository is named twice, with `--repo` and as PATH
     ");
+    assert_snapshot!(place.shown(&["receive"]), @r"
+    exit 2
+    --- stderr
+    Error: No repository is named
+    Hint: say `treegraft receive PATH`, or `treegraft receive --repo PATH`
+    ");
+    let run = place.run(&["receive", "--repo", "server"]);
+    assert!(run.text().starts_with("treegraft-receive 1\n"), "both ways to name it are the same: {}", run.text());
 }
