@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
 use treegraft_object::{Commit, CommitId, DirTreeId, ObjectName, detached, gvariant::Dict};
 use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging};
+use treegraft_sign::SignedData;
 use treegraft_wire::{ApiError, ErrorCode, RefOffer};
 
 use crate::{
@@ -33,6 +34,8 @@ pub(crate) struct Commits<'p> {
     sized_trees: Vec<(Option<DirTreeId>, DirTreeId, u64)>,
     /// Commits that are published as they are: two refs may get the same one.
     kept: HashSet<CommitId>,
+    /// Commits whose signatures were looked at.
+    verified: HashSet<CommitId>,
     /// Staged objects that the commits need, each once, children before their dirtree.
     objects: Vec<ObjectName>,
     /// Those of them that belong to the pushed trees: how many, and their size in bytes.
@@ -50,8 +53,22 @@ impl<'p> Commits<'p> {
         let (known, sizes) = session.knowledge.take();
         let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
         let recorded = RecordedSizes::read(&receiver.repo);
-        let (sized_trees, kept, objects, of_trees) = (Vec::new(), HashSet::new(), Vec::new(), (0, 0));
-        Self { receiver, session, staging, view, closure, sizes, recorded, sized_trees, kept, objects, of_trees }
+        let (sized_trees, kept, verified, objects, of_trees) =
+            (Vec::new(), HashSet::new(), HashSet::new(), Vec::new(), (0, 0));
+        Self {
+            receiver,
+            session,
+            staging,
+            view,
+            closure,
+            sizes,
+            recorded,
+            sized_trees,
+            kept,
+            verified,
+            objects,
+            of_trees,
+        }
     }
 
     /// Returns the staged objects that have to be published.
@@ -91,6 +108,22 @@ impl<'p> Commits<'p> {
         } else {
             Err(incomplete(offer, self.closure.missing(), self.closure.missing_count()))
         }
+    }
+
+    /// Demands the signatures that the settings want, in the detached metadata that came with the push.
+    pub(crate) fn verify(&mut self, offer: &RefOffer) -> Result<(), ApiError> {
+        let trusted = &self.receiver.trusted;
+        if trusted.is_empty() || !self.verified.insert(offer.commit) {
+            return Ok(());
+        }
+        let Some(data) = self.view.metadata(offer.commit.into()).map_err(from_read)? else {
+            return Err(incomplete(offer, &[offer.commit.into()], 1));
+        };
+        // A commit that the repository has already is none of the push; here it is in a file that stays as it is.
+        self.staging.stage_metadata(offer.commit, &data).map_err(from_staging)?;
+        let file = self.staging.object_path(offer.commit);
+        let metadata = self.staged_metadata(offer.commit)?.unwrap_or_default();
+        signing::verify(trusted, offer, SignedData { data: &data, file: &file }, &metadata)
     }
 
     /// Makes and stages the commit that puts the pushed tree on top of the head.

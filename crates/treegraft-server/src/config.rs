@@ -120,6 +120,14 @@ settings! {
     gpg_program: PathBuf = PathBuf::from("gpg"), r#""gpg""#;
     /// Files with ed25519 secret keys that sign commits and summary: one key a line in base64, as libostree has them.
     ed25519_key_files: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/ed25519.key"]"#;
+    /// Keyrings with OpenPGP public keys, as `gpg --export` writes them: every pushed commit must be signed by one of these
+    /// keys (`ostree commit --gpg-sign`), grafted or not.
+    verify_gpg_keyrings: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/builders.gpg"]"#;
+    /// The `gpgv` program, which looks at these signatures.
+    gpgv_program: PathBuf = PathBuf::from("gpgv"), r#""gpgv""#;
+    /// Files with ed25519 public keys, one a line in base64: every pushed commit must be signed by one of these keys
+    /// (`ostree sign --sign-type=ed25519`), grafted or not. With keyrings as well, one signature of each kind is needed.
+    verify_ed25519_files: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/builders.ed25519"]"#;
     /// Whether a push may keep its commit's checksum (`--exact`) instead of being grafted. It may unless this is `false`;
     /// where there are rules, one of them must allow it as well.
     allow_exact: Option<bool> = None, "true";

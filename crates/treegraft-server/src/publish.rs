@@ -2,7 +2,7 @@
 //!
 //! The order is what makes it safe:
 //!
-//! 1. Every commit must be complete in staging area and repository together.
+//! 1. Every commit must be complete in staging area and repository together, and signed where the settings demand it.
 //! 2. The publish lock is taken; the heads cannot move under other pushes from here on.
 //! 3. New commits and their signatures are made and staged. A missing key stops the push here, with nothing visible.
 //! 4. Objects become durable and move into place, commits last.
@@ -44,7 +44,11 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     let mut sources = Vec::new();
     for Offer { asked, told } in &session.offers {
         sources.push(match told {
-            Verdict::Publish => Some(commits.complete(asked, asked.commit)?),
+            Verdict::Publish => {
+                let commit = commits.complete(asked, asked.commit)?;
+                commits.verify(asked)?;
+                Some(commit)
+            }
             Verdict::Unchanged => None,
         });
     }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 use treegraft_repo::{Mode, OpenError, PublishLock, Repo};
-use treegraft_sign::SigningKeys;
+use treegraft_sign::{SigningKeys, TrustedKeys};
 use treegraft_wire::ApiError;
 
 use crate::{
@@ -25,6 +25,7 @@ pub struct Receiver {
     pub(crate) settings: Settings,
     caller: Caller,
     pub(crate) keys: SigningKeys,
+    pub(crate) trusted: Vec<Box<dyn TrustedKeys>>,
     pub(crate) clock: Clock,
     /// Work on blocking threads. It outlives the request that began it, and the connection.
     pub(crate) work: TaskTracker,
@@ -50,8 +51,8 @@ pub enum ReceiverError {
         /// The repository.
         path: std::path::PathBuf,
     },
-    /// A signing key that the configuration names cannot be used.
-    #[error("Could not load the signing keys of the server's configuration")]
+    /// A key that the configuration names cannot be used.
+    #[error("Could not load the keys of the server's configuration")]
     Keys(#[from] KeyError),
 }
 
@@ -66,8 +67,9 @@ impl Receiver {
             return Err(ReceiverError::NotWritable { path: path.to_owned() });
         }
         let keys = signing::load(&settings)?;
+        let trusted = signing::load_trusted(&settings)?;
         let work = TaskTracker::new();
-        Ok(Self { repo: Arc::new(repo), settings, caller: Caller::anybody(), keys, clock, work })
+        Ok(Self { repo: Arc::new(repo), settings, caller: Caller::anybody(), keys, trusted, clock, work })
     }
 
     /// Says who pushes. Without it nothing is known of the caller, who has the rights that everybody has.

@@ -36,7 +36,11 @@ pub enum ErrorCode {
     NoSpace,
     /// The repository or the ref is locked by somebody else.
     Locked,
-    /// A signature could not be made.
+    /// The commit must be signed by a key that the server trusts, and has no signature of that kind.
+    UnsignedCommit,
+    /// The commit must be signed by a key that the server trusts, and no signature is good.
+    BadSignature,
+    /// A signature could not be made, or not be looked at.
     Signing,
     /// The refs are published, but the summary (or what a configured command makes) is not up to date.
     SummaryStale,
@@ -56,7 +60,7 @@ impl ErrorCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::RefName | Self::GraftOption => 400,
-            Self::NotAllowed => 403,
+            Self::NotAllowed | Self::UnsignedCommit | Self::BadSignature => 403,
             Self::NotFound | Self::UnknownPush => 404,
             Self::OlderThanHead | Self::NotFastForward | Self::RefMoved | Self::Incomplete => 409,
             Self::TooLarge => 413,

@@ -19,6 +19,8 @@ mod flatpak;
 mod policy;
 #[path = "push/rights.rs"]
 mod rights;
+#[path = "push/signed.rs"]
+mod signed;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]

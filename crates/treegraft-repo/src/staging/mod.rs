@@ -365,6 +365,11 @@ impl Staging {
         Ok(())
     }
 
+    /// Returns the path that an object has here once it is staged.
+    pub fn object_path(&self, name: impl Into<ObjectName>) -> PathBuf {
+        self.loose().path_of(name.into())
+    }
+
     /// Returns the path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
