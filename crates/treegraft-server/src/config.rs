@@ -147,7 +147,8 @@ settings! {
     /// the program exists) or `"never"`.
     flatpak_update: FlatpakUpdate = FlatpakUpdate::default(), r#""auto""#;
     /// A program and its arguments that update the repository's metadata instead of `flatpak build-update-repo` and
-    /// treegraft's own summary. The repository's path is added as the last argument.
+    /// treegraft's own summary. The repository's path is added as the last argument; `TREEGRAFT_REPO` has it, too, and
+    /// `OSTREE_RECEIVE_REFS` the refs that have moved, joined by spaces (left out above 100 KiB).
     /// A prune in it waits for the pushes that are under way, and they for it: leave that to a job of its own.
     update_command: Vec<String> = Vec::new(), r#"["/usr/local/bin/update-repo", "--quick"]"#;
     /// Largest content object in bytes, as it is stored: compressed.
@@ -234,7 +235,7 @@ impl ServerConfig {
 
 /// What a path leads to.
 #[derive(PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     /// A directory, by device and number.
     Directory(u64, u64),
     /// Nothing that can be looked at.
@@ -242,7 +243,7 @@ enum Place {
 }
 
 impl Place {
-    fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         fs::metadata(path)
             .map_or_else(|_| Self::Unknown(path.to_owned()), |found| Self::Directory(found.dev(), found.ino()))
     }

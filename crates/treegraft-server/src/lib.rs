@@ -1,6 +1,7 @@
 //! The receiving side of a push: handlers, policy, graft, signatures, publication.
 //!
 //! * [`config`]: what the server's administrator decides, from a file. [`rights`]: who may do what, by its rules.
+//! * [`ostree_receive`]: the same from a configuration of ostree-push.
 //! * [`Receiver`]: one repository that can be pushed to, with its settings. [`serve_connection`] answers the requests of
 //!   one connection; whether that is an ssh session's pipes, an in-memory pipe or a socket makes no difference.
 //! * `handlers`: one file per request of the protocol. They are asynchronous and short; the work is done by synchronous
@@ -28,6 +29,7 @@ mod error;
 mod handlers;
 mod knowledge;
 mod metadata;
+pub mod ostree_receive;
 mod policy;
 mod publish;
 mod pushes;

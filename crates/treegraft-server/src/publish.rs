@@ -37,6 +37,7 @@ struct Move<'o> {
 
 /// Publishes everything that a session offers, or nothing.
 pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_>) -> Result<Published, ApiError> {
+    receiver.rights().check_publish()?;
     let staging = session.staging()?;
     let view = staging.view(&receiver.repo);
     report(PublishEvent::Phase { phase: Phase::Check });
@@ -86,7 +87,8 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     session.release_lock();
     commits.record_sizes(&lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
-    notes.extend(metadata::update(receiver, &lock).map_err(|error| published_but_stale(error, &moves))?);
+    let names: Vec<_> = moves.iter().map(|Move { offer, .. }| &offer.name).collect();
+    notes.extend(metadata::update_after(receiver, &lock, &names).map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
     Ok(Published { refs, notes })
 }

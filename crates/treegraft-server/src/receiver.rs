@@ -24,6 +24,8 @@ pub struct Receiver {
     pub(crate) repo: Arc<Repo>,
     pub(crate) settings: Settings,
     caller: Caller,
+    /// Sentences for every pusher.
+    pub(crate) notes: Vec<String>,
     pub(crate) keys: SigningKeys,
     pub(crate) trusted: Vec<Box<dyn TrustedKeys>>,
     pub(crate) clock: Clock,
@@ -69,13 +71,29 @@ impl Receiver {
         let keys = signing::load(&settings)?;
         let trusted = signing::load_trusted(&settings)?;
         let work = TaskTracker::new();
-        Ok(Self { repo: Arc::new(repo), settings, caller: Caller::anybody(), keys, trusted, clock, work })
+        Ok(Self {
+            repo: Arc::new(repo),
+            settings,
+            caller: Caller::anybody(),
+            notes: Vec::new(),
+            keys,
+            trusted,
+            clock,
+            work,
+        })
     }
 
     /// Says who pushes. Without it nothing is known of the caller, who has the rights that everybody has.
     #[must_use]
     pub fn for_caller(mut self, caller: Caller) -> Self {
         self.caller = caller;
+        self
+    }
+
+    /// Adds sentences that every pusher reads, about the configuration for example.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes.extend(notes);
         self
     }
 

@@ -222,12 +222,20 @@ pub struct Caller {
     pub denied: BTreeSet<Action>,
     /// The limits that may be below those of the configuration.
     pub limits: PushLimits,
+    /// Whether nothing may be published at all.
+    pub takes_only_dry_runs: bool,
 }
 
 impl Caller {
     /// Somebody of whom nothing is known, and from whom nothing is taken away.
     pub const fn anybody() -> Self {
-        Self { key: None, only_refs: Vec::new(), denied: BTreeSet::new(), limits: PushLimits::NONE }
+        Self {
+            key: None,
+            only_refs: Vec::new(),
+            denied: BTreeSet::new(),
+            limits: PushLimits::NONE,
+            takes_only_dry_runs: false,
+        }
     }
 }
 
@@ -254,6 +262,15 @@ impl<'r> Rights<'r> {
         };
         let error = ApiError { rule: Some(rule.to_owned()), ..ApiError::new(ErrorCode::NotAllowed, detail) };
         Err(error.of_ref(name).hint(self.hint(&refusal, action)))
+    }
+
+    /// Refuses to publish anything where only dry runs are taken.
+    pub(crate) fn check_publish(&self) -> Result<(), ApiError> {
+        if !self.caller.takes_only_dry_runs {
+            return Ok(());
+        }
+        let error = ApiError::new(ErrorCode::NotAllowed, "The server takes dry runs only");
+        Err(error.hint("`dry_run` is set in the server's `ostree-receive.conf`; its administrator can change that"))
     }
 
     /// Returns how large a push to the ref may be.

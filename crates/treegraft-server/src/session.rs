@@ -89,7 +89,11 @@ impl Session {
         request: OpenRequest,
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
-        let notes = finish_interrupted_publish(receiver)?;
+        if request.purpose == Purpose::Push {
+            receiver.rights().check_publish()?;
+        }
+        let mut notes = receiver.notes.clone();
+        notes.extend(finish_interrupted_publish(receiver)?);
         let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
         let mut refs = Vec::new();
         for offer in &request.refs {

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{self, IsTerminal},
+    path::PathBuf,
 };
 
 /// The environment as far as the program looks at it.
@@ -21,4 +22,20 @@ impl Environment {
         let is_terminal = io::stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
         Self { has_colored_stderr: is_terminal && !is_set("NO_COLOR"), has_live_stderr: is_terminal && !is_set("CI") }
     }
+}
+
+/// Returns the repository that ostree's own programs take when none is named.
+pub(crate) fn default_repo() -> PathBuf {
+    let here = PathBuf::from(".");
+    if here.join("objects").is_dir() && here.join("config").is_file() {
+        return here;
+    }
+    env::var_os("OSTREE_REPO")
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| PathBuf::from("/ostree/repo"), PathBuf::from)
+}
+
+/// Returns the home directory. Over ssh it is sshd that sets it, after everything that a client may send.
+pub(crate) fn home_dir() -> Option<PathBuf> {
+    env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
 }

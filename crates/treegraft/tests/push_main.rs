@@ -15,6 +15,8 @@ mod differential;
 mod faults;
 #[path = "push/flatpak.rs"]
 mod flatpak;
+#[path = "push/ostree_push.rs"]
+mod ostree_push;
 #[path = "push/policy.rs"]
 mod policy;
 #[path = "push/rights.rs"]

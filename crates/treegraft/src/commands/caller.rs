@@ -67,6 +67,7 @@ impl From<CallerArgs> for Caller {
                 push_objects: bound(args.max_push_objects),
                 object_bytes: bound(args.max_object_bytes),
             },
+            takes_only_dry_runs: false,
         }
     }
 }

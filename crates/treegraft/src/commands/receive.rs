@@ -19,16 +19,17 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, join},
     net::{UnixStream, unix::pipe},
 };
-use treegraft_server::{Receiver, rights::Caller, serve_connection, serve_refusal};
+use treegraft_server::{Receiver, serve_connection, serve_refusal};
 use treegraft_wire::{ApiError, ErrorCode, RECEIVE_BANNER};
 
 use crate::{
     cli::GlobalArgs,
     clock,
-    commands::{caller::CallerArgs, push::carry::server_config},
+    commands::caller::CallerArgs,
     error::CommandError,
     exit::Exit,
     runtime,
+    server_side::{Repository, ServerSide},
     ui::Ui,
 };
 
@@ -55,6 +56,10 @@ pub(crate) struct ReceiveArgs {
     /// Configuration of the server [default: /etc/treegraft/server.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Configuration of ostree-push's receiver, instead of one of treegraft's [default: where ostree-push has it, if there is
+    /// no /etc/treegraft/server.toml]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    ostree_receive_conf: Option<PathBuf>,
     #[command(flatten)]
     caller: CallerArgs,
 }
@@ -66,7 +71,8 @@ pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit
         )
         .hint("on the machine that has the build, call `treegraft push USER@HOST:PATH`"));
     }
-    let receiver = open(repo_path(global, args)?, args.config.as_deref(), args.caller.clone().into());
+    let path = repo_path(global, args)?;
+    let receiver = open(path, args).map_err(|error| refusal(&error));
     let runtime = runtime::start()?;
     runtime.block_on(async {
         let _flags = (KeptFlags::of(io::stdin().as_fd()), KeptFlags::of(io::stdout().as_fd()));
@@ -99,15 +105,14 @@ fn repo_path<'a>(global: &'a GlobalArgs, args: &'a ReceiveArgs) -> Result<&'a Pa
     }
 }
 
-/// Opens the repository, or says to the other side why that is not possible.
-fn open(path: &Path, config: Option<&Path>, caller: Caller) -> Result<Arc<Receiver>, ApiError> {
-    let settings = server_config(config).map_err(|error| refusal(&error))?.settings(path);
-    match Receiver::open(path, settings, clock::now_secs) {
-        Ok(receiver) => Ok(Arc::new(receiver.for_caller(caller))),
-        Err(error) => Err(refusal(&error.into())),
-    }
+/// Opens the repository for the caller.
+fn open(path: &Path, args: &ReceiveArgs) -> Result<Arc<Receiver>, CommandError> {
+    let server = ServerSide::read(args.config.as_deref(), args.ostree_receive_conf.as_deref())?;
+    let Repository { path, settings, caller } = server.repository(path, args.caller.clone().into())?;
+    Ok(Arc::new(Receiver::open(&path, settings, clock::now_secs)?.for_caller(caller).with_notes(server.notes())))
 }
 
+/// Says to the other side why the repository cannot be pushed to.
 fn refusal(error: &CommandError) -> ApiError {
     let mut detail = error.message();
     for cause in error.causes() {

@@ -6,25 +6,23 @@ use treegraft_push::{
     Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, Source, SshCarrier, SshOptions,
     SshTarget, carrier::ssh::SshError, push,
 };
-use treegraft_server::{Receiver, config::ServerConfig, serve_connection};
+use treegraft_server::{Receiver, rights::Caller, serve_connection};
 
-use crate::{clock, error::CommandError, progress::PushProgress};
+use crate::{
+    clock,
+    error::CommandError,
+    progress::PushProgress,
+    server_side::{Repository, ServerSide},
+};
 
 /// Size in bytes of the in-memory pipe to a receiver in this process: some frames of HTTP/2.
 const LOCAL_PIPE_BYTES: usize = 1 << 20;
 
-/// Reads the server's configuration: a file that was named, else the usual one if it exists.
-pub(crate) fn server_config(file: Option<&Path>) -> Result<ServerConfig, CommandError> {
-    Ok(match file {
-        Some(file) => ServerConfig::load(file)?,
-        None => ServerConfig::load_if_exists(Path::new(treegraft_server::config::DEFAULT_PATH))?,
-    })
-}
-
 /// Opens a repository of this machine for a push.
 pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, CommandError> {
-    let settings = server_config(config)?.settings(path);
-    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?))
+    let server = ServerSide::read(config, None)?;
+    let Repository { path, settings, caller } = server.repository(path, Caller::anybody())?;
+    Ok(Arc::new(Receiver::open(&path, settings, clock::now_secs)?.for_caller(caller).with_notes(server.notes())))
 }
 
 /// Pushes to a receiver in this process.
