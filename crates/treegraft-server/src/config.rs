@@ -218,6 +218,13 @@ impl ServerConfig {
         Ok(config)
     }
 
+    /// Finds a repository that has an entry, by any path that leads to it. Returns the path of the entry.
+    pub fn named(&self, path: &Path) -> Option<&Path> {
+        let wanted = Place::of(path);
+        let paths = self.repository.iter().filter_map(|entry| entry.path.as_deref());
+        paths.into_iter().find(|path| matches!(wanted, Place::Directory(..)) && Place::of(path) == wanted)
+    }
+
     /// Returns the settings of the repository at `path`.
     ///
     /// Directories are compared, not paths, so that neither a symlink nor `..` nor a second mount leads around an entry.

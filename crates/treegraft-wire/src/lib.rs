@@ -14,10 +14,11 @@
 //! A request that fails is answered with an [`ApiError`].
 //!
 //! Over ssh both sides speak HTTP/2 on standard input and output. The receiving side first writes [`RECEIVE_BANNER`], so
-//! that whatever a login shell prints before it can be told from the protocol.
+//! that whatever a login shell prints before it can be told from the protocol. [`login_command`] is what starts it.
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod login_command;
 mod open;
 mod publish;
 pub mod question;

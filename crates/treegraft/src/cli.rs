@@ -111,6 +111,7 @@ impl GlobalArgs {
 pub(crate) enum Command {
     Push(Box<commands::push::PushArgs>),
     Receive(commands::receive::ReceiveArgs),
+    Shell(commands::shell::ShellArgs),
     Init(commands::init::InitArgs),
     Refs(commands::refs::RefsArgs),
     Log(commands::log::LogArgs),
@@ -138,7 +139,7 @@ pub(crate) fn main() -> Exit {
             }
         }
     } else {
-        parse(arguments.into_iter())
+        parse(commands::shell::with_own_name(arguments).into_iter())
     };
     let cli = match parsed {
         Ok(cli) => cli,

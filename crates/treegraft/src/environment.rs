@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, IsTerminal},
     path::PathBuf,
 };
@@ -33,6 +34,16 @@ pub(crate) fn default_repo() -> PathBuf {
     env::var_os("OSTREE_REPO")
         .filter(|path| !path.is_empty())
         .map_or_else(|| PathBuf::from("/ostree/repo"), PathBuf::from)
+}
+
+/// Returns the command that a client of ssh has asked for, where its key has another one.
+pub(crate) fn original_command() -> Option<OsString> {
+    env::var_os("SSH_ORIGINAL_COMMAND")
+}
+
+/// Returns what a receiver needs of the environment: what sshd sets itself, after everything that a client may send.
+pub(crate) fn of_login() -> Vec<(&'static str, OsString)> {
+    ["HOME", "LOGNAME", "PATH", "USER"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))).collect()
 }
 
 /// Returns the home directory. Over ssh it is sshd that sets it, after everything that a client may send.

@@ -57,6 +57,15 @@ impl ServerSide {
         })
     }
 
+    /// Finds a repository that the configuration names, by any path that leads to it.
+    pub(crate) fn named(&self, path: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Toml(config) => config.named(path).map(Path::to_owned),
+            Self::OstreeReceive(conf) if conf.names(path) => Some(conf.repository(path).ok()?.path),
+            Self::OstreeReceive(_) => None,
+        }
+    }
+
     /// Returns sentences for whoever pushes about what is not followed.
     pub(crate) fn notes(&self) -> Vec<String> {
         match self {

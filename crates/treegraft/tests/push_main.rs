@@ -21,6 +21,8 @@ mod ostree_push;
 mod policy;
 #[path = "push/rights.rs"]
 mod rights;
+#[path = "push/shell.rs"]
+mod shell;
 #[path = "push/signed.rs"]
 mod signed;
 #[path = "push/source.rs"]

@@ -223,6 +223,18 @@ impl OstreeReceiveConf {
         Ok(ReceivedRepository { path, settings, takes_only_dry_runs })
     }
 
+    /// Tells whether there are bounds to which repositories can be asked for: a `root`, or an entry for this one.
+    pub fn names(&self, path: &Path) -> bool {
+        let has_root = text(self.values.get("root"), "root").is_ok_and(|root| root.is_some());
+        let is_listed = match self.values.get("repos") {
+            Some(Node::Mapping(entries)) => {
+                entries.iter().any(|(name, _)| Place::of(Path::new(name)) == Place::of(path))
+            }
+            _ => false,
+        };
+        has_root || is_listed
+    }
+
     /// Returns what stands under `repos` for the repository. The first entry that leads to it counts.
     fn own(&self, path: &Path, root: Option<&Path>) -> Result<&[(String, Node)], OstreeReceiveError> {
         let kind = || OstreeReceiveError::Kind {

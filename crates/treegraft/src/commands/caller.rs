@@ -46,22 +46,45 @@ pub(crate) struct CallerArgs {
     max_object_bytes: Option<u64>,
 }
 
+impl CallerArgs {
+    /// Writes the options down again.
+    pub(crate) fn command_line(&self) -> Vec<String> {
+        let mut line = Vec::new();
+        let mut option = |name: &str, value: Option<String>| line.extend(value.map(|value| format!("{name}={value}")));
+        option("--as", self.name.as_ref().map(ToString::to_string));
+        for pattern in &self.allow_ref {
+            option("--allow-ref", Some(pattern.to_string()));
+        }
+        let number = |limit: Option<u64>| limit.map(|limit| limit.to_string());
+        option("--max-push-bytes", number(self.max_push_bytes));
+        option("--max-push-objects", number(self.max_push_objects));
+        option("--max-object-bytes", number(self.max_object_bytes));
+        let denied = self.denied().map(|action| format!("--deny-{}", action.word()));
+        line.extend(denied);
+        line
+    }
+
+    fn denied(&self) -> impl Iterator<Item = Action> {
+        let flags = [
+            (Action::Exact, self.deny_exact),
+            (Action::Force, self.deny_force),
+            (Action::Older, self.deny_older),
+            (Action::Mirrors, self.deny_mirrors),
+            (Action::Subsets, self.deny_subsets),
+            (Action::TokenType, self.deny_token_type),
+        ];
+        flags.into_iter().filter(|(_, is_given)| *is_given).map(|(action, _)| action)
+    }
+}
+
 impl From<CallerArgs> for Caller {
     fn from(args: CallerArgs) -> Self {
-        let flags = [
-            (Action::Exact, args.deny_exact),
-            (Action::Force, args.deny_force),
-            (Action::Older, args.deny_older),
-            (Action::Mirrors, args.deny_mirrors),
-            (Action::Subsets, args.deny_subsets),
-            (Action::TokenType, args.deny_token_type),
-        ];
-        let denied = flags.iter().filter(|(_, is_given)| *is_given).map(|(action, _)| *action);
+        let denied = args.denied().collect::<BTreeSet<_>>();
         let bound = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         Self {
             key: args.name,
             only_refs: args.allow_ref,
-            denied: denied.collect::<BTreeSet<_>>(),
+            denied,
             limits: PushLimits {
                 push_bytes: bound(args.max_push_bytes),
                 push_objects: bound(args.max_push_objects),
@@ -69,5 +92,35 @@ impl From<CallerArgs> for Caller {
             },
             takes_only_dry_runs: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        caller: CallerArgs,
+    }
+
+    #[test]
+    fn what_is_written_down_means_the_same() {
+        let line = "--as=gnome-ci --allow-ref=app/org.gnome.* --allow-ref=os --max-push-bytes=1 --max-push-objects=2 \
+                    --max-object-bytes=3 --deny-exact --deny-force --deny-older --deny-mirrors --deny-subsets \
+                    --deny-token-type";
+        let caller = |words: Vec<String>| {
+            let line = Line::try_parse_from(["x".to_owned()].into_iter().chain(words)).expect("it is valid");
+            (line.caller.command_line(), Caller::from(line.caller))
+        };
+        let (again, all) = caller(line.split_whitespace().map(str::to_owned).collect());
+        assert_eq!(again.join(" "), line.split_whitespace().collect::<Vec<_>>().join(" "), "every option is there");
+        assert_eq!(caller(again).1, all, "and means the same");
+        let denied: BTreeSet<_> = Action::ALL.into_iter().filter(|action| *action != Action::Rebase).collect();
+        assert_eq!(all.denied, denied, "every action but the first can be denied");
+        assert_eq!(caller(Vec::new()), (Vec::new(), Caller::anybody()), "no option takes nothing away");
     }
 }

@@ -72,7 +72,11 @@ pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit
         .hint("on the machine that has the build, call `treegraft push USER@HOST:PATH`"));
     }
     let path = repo_path(global, args)?;
-    let receiver = open(path, args).map_err(|error| refusal(&error));
+    serve(open(path, args).map_err(|error| refusal(&error)))
+}
+
+/// Serves a push on standard input and output, or says there why it cannot be.
+pub(crate) fn serve(receiver: Result<Arc<Receiver>, ApiError>) -> Result<Exit, CommandError> {
     let runtime = runtime::start()?;
     runtime.block_on(async {
         let _flags = (KeptFlags::of(io::stdin().as_fd()), KeptFlags::of(io::stdout().as_fd()));
@@ -113,7 +117,7 @@ fn open(path: &Path, args: &ReceiveArgs) -> Result<Arc<Receiver>, CommandError> 
 }
 
 /// Says to the other side why the repository cannot be pushed to.
-fn refusal(error: &CommandError) -> ApiError {
+pub(crate) fn refusal(error: &CommandError) -> ApiError {
     let mut detail = error.message();
     for cause in error.causes() {
         let _ = write!(detail, ": {cause}");
