@@ -84,6 +84,7 @@ mod staging;
 mod store;
 pub mod summary;
 mod transaction;
+mod usage;
 
 pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
@@ -100,3 +101,4 @@ pub use refs::{RefError, RefTarget};
 pub use staging::{Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};
 pub use store::{Content, Listing, Objects};
 pub use transaction::{Committed, MAX_EDITS, Prepared, Transaction, TransactionError};
+pub use usage::{Usage, UsageError};

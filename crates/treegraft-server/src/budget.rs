@@ -5,9 +5,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use treegraft_repo::Usage;
 use treegraft_wire::{ApiError, ErrorCode};
 
-use crate::rights::PushLimits;
+use crate::{Receiver, error::chain, rights::PushLimits};
 
 /// What a push has sent so far, over all its streams, against its limits.
 ///
@@ -16,13 +17,15 @@ use crate::rights::PushLimits;
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: PushLimits,
+    /// What may still be added to the repository, in bytes.
+    quota_left_bytes: u64,
     objects: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Budget {
-    pub(crate) const fn new(limits: PushLimits) -> Self {
-        Self { limits, objects: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    pub(crate) const fn new(limits: PushLimits, quota_left_bytes: u64) -> Self {
+        Self { limits, quota_left_bytes, objects: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     /// Returns the largest object in bytes, as it is stored.
@@ -43,7 +46,11 @@ impl Budget {
 
     /// Returns the error of a push that has sent too much.
     pub(crate) fn refusal(&self) -> Option<ApiError> {
-        (self.bytes.load(Ordering::Relaxed) > self.limits.push_bytes).then(|| self.too_many_bytes())
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        if bytes > self.limits.push_bytes {
+            return Some(self.too_many_bytes());
+        }
+        (bytes > self.quota_left_bytes).then(quota_exceeded)
     }
 
     /// Tests how many objects, and how many bytes, a publication would move into place: what earlier pushes have left counts
@@ -64,6 +71,23 @@ impl Budget {
     }
 }
 
+/// Returns what may still be added to the repository in bytes.
+///
+/// When a push is opened, what all pushes have staged counts as well; at a publication that is what is about to be added.
+pub(crate) fn quota_left(receiver: &Receiver, counts_staged: bool) -> Result<u64, ApiError> {
+    let Some(limit) = receiver.settings.max_repository_bytes else { return Ok(u64::MAX) };
+    let Usage { object_bytes, staged_bytes } =
+        Usage::of(&receiver.repo).map_err(|error| ApiError::new(ErrorCode::Repository, chain(&error)))?;
+    let used = if counts_staged { object_bytes + staged_bytes } else { object_bytes };
+    limit.checked_sub(used).filter(|&left| left > 0).ok_or_else(quota_exceeded)
+}
+
+/// Says that the repository is full.
+pub(crate) fn quota_exceeded() -> ApiError {
+    ApiError::new(ErrorCode::Quota, "The repository would have more bytes than the server's configuration allows")
+        .hint("the server's administrator can raise `max-repository-bytes`, or prune the repository")
+}
+
 fn too_large(limit: &str, key: &str) -> ApiError {
     ApiError::new(ErrorCode::TooLarge, format!("The push has more than the {limit} that are allowed"))
         .hint(format!("the server's administrator can raise `{key}`; or push fewer refs at a time"))
@@ -79,7 +103,7 @@ impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.object.read(buffer)?;
         let before = self.budget.bytes.fetch_add(count as u64, Ordering::Relaxed);
-        if before.saturating_add(count as u64) > self.budget.limits.push_bytes {
+        if before.saturating_add(count as u64) > self.budget.limits.push_bytes.min(self.budget.quota_left_bytes) {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the push is larger than allowed"));
         }
         Ok(count)
@@ -91,7 +115,7 @@ mod tests {
     use super::*;
 
     fn budget(push_bytes: u64, push_objects: u64) -> Budget {
-        Budget::new(PushLimits { push_bytes, push_objects, object_bytes: u64::MAX })
+        Budget::new(PushLimits { push_bytes, push_objects, object_bytes: u64::MAX }, u64::MAX)
     }
 
     #[test]

@@ -163,6 +163,9 @@ settings! {
     max_push_bytes: u64 = 1 << 40, "1099511627776";
     /// Most objects in one push.
     max_push_objects: u64 = 10_000_000, "10000000";
+    /// Most bytes of all objects of the repository. A push that would go beyond is refused. To know how much is there, every
+    /// push looks at every object's size twice, which takes some seconds for a million objects.
+    max_repository_bytes: Option<u64> = None, "1099511627776";
     /// Most refs in one push.
     max_refs: usize = 10_000, "10000";
 }

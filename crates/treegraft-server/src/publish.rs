@@ -16,7 +16,7 @@ use treegraft_repo::{Prepared, PublishLock, RefEdit, RefTarget, Transaction};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefOffer, Verdict};
 
 use crate::{
-    Receiver,
+    Receiver, budget,
     commits::Commits,
     error::{chain, from_publish, from_ref, from_transaction},
     metadata, policy,
@@ -76,6 +76,9 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     }
 
     session.budget.check(commits.of_trees())?;
+    if commits.of_trees().1 > budget::quota_left(receiver, false)? {
+        return Err(budget::quota_exceeded());
+    }
     report(PublishEvent::Phase { phase: Phase::Publish });
     let mut transaction = Transaction::new(&receiver.repo, &lock, staging);
     transaction.link(commits.objects());

@@ -16,7 +16,7 @@ use treegraft_wire::{
 
 use crate::{
     Receiver,
-    budget::Budget,
+    budget::{self, Budget},
     error::{from_lock, from_publish, from_staging},
     knowledge::Knowledge,
     policy, publish,
@@ -114,7 +114,8 @@ impl Session {
             }
             (None, Resumed::default())
         };
-        let budget = Budget::new(limits(receiver, &request.refs));
+        let quota_left_bytes = if is_needed { budget::quota_left(receiver, true)? } else { u64::MAX };
+        let budget = Budget::new(limits(receiver, &request.refs), quota_left_bytes);
         let answer = OpenAnswer {
             server: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
             push: id.clone(),

@@ -169,6 +169,16 @@ fn commit_of(name: &str, content: &str, metadata: Dict, timestamp_secs: u64, par
     Pushed { id: commit.id(), offer: offer(name, &commit), commit, objects }
 }
 
+/// Makes a text that cannot be compressed by much.
+fn noise(bytes: usize) -> String {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'0' + u8::try_from(state >> 26).expect("six bits"))
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
 /// Opens, sends and publishes, up to the first refusal.
 async fn attempt(wire: &Wire, pushed: &Pushed) -> Result<(), ApiError> {
     let reply = wire.open(&open_request(&[&pushed.offer])).await;
@@ -393,14 +403,6 @@ max-object-bytes = 100
     let config =
         ServerConfig::parse(&text.replace("PATH", &place.path("").display().to_string())).expect("it is valid");
     let settings = config.settings(&place.path("repo"));
-    let noise = |bytes: usize| {
-        let mut state = 1_u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            char::from(b'0' + u8::try_from(state >> 26).expect("six bits"))
-        };
-        (0..bytes).map(|_| next()).collect::<String>()
-    };
     let connect = async |limits: PushLimits| {
         let caller = Caller { limits, ..Caller::anybody() };
         Wire::connect(receiver(&place, "repo", settings.clone(), caller)).await
@@ -472,4 +474,46 @@ fn a_rule_is_checked_when_the_file_is_read() {
         assert!(error.contains(told), "`{wrong}` is refused because of `{told}`: {error}");
     }
     assert!(parse("refs = [\"*\"]").is_ok(), "the shortest rule");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_does_not_grow_beyond_its_quota() {
+    let place = Place::new();
+    let connect = async |quota: Option<u64>| {
+        let settings = Settings { max_repository_bytes: quota, ..Settings::default() };
+        Wire::connect(receiver(&place, "repo", settings, Caller::anybody())).await
+    };
+    let commit = |name: &str, content: &str| commit_of(name, content, Dict::new(), 1_000_000, None);
+    let used = || treegraft_repo::Usage::of(&place.repo()).expect("it can be looked at");
+    attempt(&connect(None).await, &commit("main", "x")).await.expect("there is no quota");
+    let bytes = used().object_bytes;
+    assert!(bytes > 0 && used().staged_bytes == 0, "what was published is counted: {:?}", used());
+
+    let refused =
+        async |quota: u64| attempt(&connect(Some(quota)).await, &commit("more", "y")).await.expect_err("full").code;
+    for quota in [0, 1, bytes - 1, bytes, bytes + 10] {
+        assert_eq!(refused(quota).await, ErrorCode::Quota, "{bytes} bytes are there, {quota} are allowed");
+    }
+    assert_eq!(place.head("more"), None, "nothing is published");
+    let unchanged = connect(Some(bytes)).await.open(&open_request(&[&commit("main", "x").offer])).await;
+    assert_eq!(unchanged.status, 201, "what is there already needs no room: {unchanged:?}");
+    attempt(&connect(Some(bytes + 100_000)).await, &commit("more", "y")).await.expect("there is room");
+
+    // Two pushes that fit alone, and not together.
+    let room = used().object_bytes + used().staged_bytes + 4_500;
+    let pushes = [commit("one", &format!("1{}", noise(3000))), commit("two", &format!("2{}", noise(3000)))];
+    let (first, second) = (connect(Some(room)).await, connect(Some(room)).await);
+    let opened = [
+        first.opened(&open_request(&[&pushes[0].offer])).await.push.0,
+        second.opened(&open_request(&[&pushes[1].offer])).await.push.0,
+    ];
+    for (wire, push, pushed) in [(&first, &opened[0], &pushes[0]), (&second, &opened[1], &pushes[1])] {
+        assert_eq!(wire.objects(push, &pushed.objects).await.status, 200, "each has room by itself");
+    }
+    let third = connect(Some(room)).await.open(&open_request(&[&commit("three", "x").offer])).await;
+    assert_eq!(third.code(), ErrorCode::Quota, "what others have staged leaves no room for a third");
+    first.publish(&opened[0]).await.published().expect("the first one has room");
+    let error = second.publish(&opened[1]).await.published().expect_err("the second one has none");
+    assert_eq!(error.code, ErrorCode::Quota, "{error:?}");
+    assert_eq!(place.head("two"), None, "nothing is published");
 }

@@ -32,6 +32,8 @@ pub enum ErrorCode {
     InvalidObject,
     /// Something is larger than the server's limits allow.
     TooLarge,
+    /// The repository has as much as the server's configuration allows, or would have more.
+    Quota,
     /// The disk is full, or would be fuller than `core.min-free-space-*` allows.
     NoSpace,
     /// The repository or the ref is locked by somebody else.
@@ -66,7 +68,7 @@ impl ErrorCode {
             Self::TooLarge => 413,
             Self::InvalidObject => 422,
             Self::Locked => 503,
-            Self::NoSpace => 507,
+            Self::NoSpace | Self::Quota => 507,
             Self::Repository
             | Self::Signing
             | Self::SummaryStale

@@ -66,7 +66,7 @@ use crate::{
 };
 
 /// The directory in `.treegraft` with all staging areas.
-const STAGING: &str = "staging";
+pub(crate) const STAGING: &str = "staging";
 
 /// How long objects of an interrupted push wait for its next try while other pushes succeed, in seconds: a day, in which a
 /// CI job that failed over night is started again.
