@@ -163,6 +163,8 @@ settings! {
     max_push_bytes: u64 = 1 << 40, "1099511627776";
     /// Most objects in one push.
     max_push_objects: u64 = 10_000_000, "10000000";
+    /// How long a push may be open before its publication begins, in seconds. As long as one is, nothing can be pruned.
+    max_push_secs: u64 = 24 * 60 * 60, "86400";
     /// Most bytes of all objects of the repository. A push that would go beyond is refused. To know how much is there, every
     /// push looks at every object's size twice, which takes some seconds for a million objects.
     max_repository_bytes: Option<u64> = None, "1099511627776";

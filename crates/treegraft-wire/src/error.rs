@@ -14,6 +14,8 @@ pub enum ErrorCode {
     NotFound,
     /// The push is not known (any more).
     UnknownPush,
+    /// The push was open for longer than the server's configuration allows.
+    Expired,
     /// The repository cannot be opened or is not of a kind that can be pushed to.
     Repository,
     /// The name may not be given to a ref.
@@ -64,6 +66,7 @@ impl ErrorCode {
             Self::BadRequest | Self::RefName | Self::GraftOption => 400,
             Self::NotAllowed | Self::UnsignedCommit | Self::BadSignature => 403,
             Self::NotFound | Self::UnknownPush => 404,
+            Self::Expired => 408,
             Self::OlderThanHead | Self::NotFastForward | Self::RefMoved | Self::Incomplete => 409,
             Self::TooLarge => 413,
             Self::InvalidObject => 422,
@@ -80,7 +83,7 @@ impl ErrorCode {
 
     /// Tells whether the same request may succeed a little later.
     pub const fn is_temporary(self) -> bool {
-        matches!(self, Self::Locked | Self::RefMoved)
+        matches!(self, Self::Locked | Self::RefMoved | Self::Expired)
     }
 }
 

@@ -28,17 +28,17 @@ const CONTENT_SIZE_OFFSET: usize = 8;
 const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
 
 pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
-    let session = connection.pushes.get(id)?;
+    let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.stream_slot()?;
     let stream = Session::begin_stream(session)?;
-    let body = BlockingBody::new(body);
+    let body = BlockingBody::new(body, deadline);
     let receiver = Arc::clone(&connection.receiver);
     let taking = move || {
         // Both are held as long as the thread works, also for a client that does not wait for the answer.
         let _slot = slot;
         take(&receiver, &stream, body)
     };
-    let answer = blocking(&connection.receiver, taking).await?;
+    let answer = deadline.bound(blocking(&connection.receiver, taking)).await?;
     Ok(body::json_answer(StatusCode::OK, &answer))
 }
 

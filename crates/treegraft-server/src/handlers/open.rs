@@ -1,6 +1,6 @@
 //! `POST /api/v1/pushes`: opens a push.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hyper::{StatusCode, body::Incoming};
 use treegraft_wire::{ApiError, OpenRequest, Purpose};
@@ -30,6 +30,7 @@ pub(super) async fn post(connection: &Connection, body: Incoming) -> Result<Answ
             drop(slot);
         });
     }
-    connection.pushes.add(session);
+    let lifetime = Duration::from_secs(connection.receiver.settings.max_push_secs);
+    connection.pushes.add(session, lifetime);
     Ok(body::json_answer(StatusCode::CREATED, &answer))
 }
