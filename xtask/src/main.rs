@@ -3,7 +3,10 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
 mod bench;
+mod bench_bare;
 mod check;
+mod company;
+mod dist;
 mod docs;
 mod layers;
 mod oracles;
@@ -30,10 +33,16 @@ enum Task {
     Check,
     /// Check that crates know only the crates below them.
     CheckLayers,
+    /// Build the program as one static file, and check that it is one.
+    Dist(dist::DistArgs),
     /// Generate the reference of the command line.
     Docs(docs::DocsArgs),
     /// Measure pushes of real runtimes over ssh, side by side with rsync and flatpak.
     Bench(bench::BenchArgs),
+    /// Measure pushes to a server that has nothing but sshd and a shell.
+    BenchBare(bench_bare::BenchBareArgs),
+    /// Measure many pushes to one ref at once.
+    Company(company::CompanyArgs),
     /// Run everything that a change must pass: `check`, then `test`.
     Ci,
 }
@@ -43,8 +52,11 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Check => check::run(),
         Task::CheckLayers => layers::run(),
+        Task::Dist(args) => dist::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::BenchBare(args) => bench_bare::run(&args),
+        Task::Company(args) => company::run(&args),
         Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
     };
     match done {
@@ -82,6 +94,9 @@ enum TaskError {
     /// A file or folder cannot be used.
     #[error("Could not {verb} `{path}`")]
     File { verb: &'static str, path: String, source: std::io::Error },
+    /// The static program is not what it has to be.
+    #[error("File `{path}` {what}")]
+    Dist { path: String, what: &'static str },
     /// A generated page is not what the program generates now.
     #[error("Page `{path}` is stale; run `cargo xtask docs` and commit it")]
     StalePage { path: String },

@@ -8,7 +8,7 @@ use std::{
 use crate::{TaskError, shell};
 
 /// Each program with the Debian package that holds it.
-const ORACLES: [(&str, &str); 9] = [
+const ORACLES: [(&str, &str); 14] = [
     ("ostree", "ostree"),
     ("flatpak", "flatpak"),
     ("gpg", "gnupg"),
@@ -18,6 +18,11 @@ const ORACLES: [(&str, &str); 9] = [
     ("rsync", "rsync"),
     ("openssl", "openssl"),
     ("python3", "python3"),
+    ("busybox", "busybox"),
+    ("csh", "csh"),
+    ("fish", "fish"),
+    ("zsh", "zsh"),
+    ("strace", "strace"),
 ];
 
 /// GLib itself, through Debian's Python: what is to be run to see whether it is there, its name and its package.

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use crate::dist;
 use crate::oracles::Missing;
 use crate::{TaskError, shell};
 
@@ -44,13 +45,46 @@ pub(crate) fn run(args: &TestArgs) -> Result<(), TaskError> {
     let mut tests = shell::cargo();
     tests.args(["test", "--locked", "--no-fail-fast"]);
     // Beside `--workspace`, cargo would not look at the choice of packages.
-    let is_choice = |arg: &String| arg.starts_with("-p") || arg.starts_with("--package");
-    if !args.cargo_args.iter().any(is_choice) {
+    let packages = chosen_packages(&args.cargo_args);
+    if packages.is_empty() {
         tests.arg("--workspace");
+    }
+    if packages.is_empty() || packages.contains(&"treegraft") {
+        // Its tests send it to servers that have nothing else.
+        tests.env("TREEGRAFT_STATIC_PROGRAM", dist::build(dist::Profile::Static)?);
     }
     tests.args(&args.cargo_args);
     if missing.is_empty() {
         tests.env("TREEGRAFT_REQUIRE_ORACLES", "1");
     }
     shell::run(&mut tests)
+}
+
+/// Returns the packages that are named in arguments for cargo.
+fn chosen_packages(cargo_args: &[String]) -> Vec<&str> {
+    let mut packages = Vec::new();
+    let mut args = cargo_args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        if arg == "-p" || arg == "--package" {
+            packages.extend(args.next());
+        } else if let Some(package) = arg.strip_prefix("--package=").or_else(|| arg.strip_prefix("-p")) {
+            packages.push(package);
+        }
+    }
+    packages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_named_in_every_way() {
+        let chosen = |line: &str| {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            chosen_packages(&args).join(" ")
+        };
+        assert_eq!(chosen("--test push_main faults::"), "", "no package is named");
+        assert_eq!(chosen("-p a --package b -pc --package=d --test x"), "a b c d");
+    }
 }

@@ -4,6 +4,7 @@
 //! * [`mod@graft`]: the commit that puts a pushed tree on top of a ref's head, with the metadata that
 //!   `flatpak build-commit-from` writes.
 //! * [`options`]: what may be asked of a graft: texts, time, end of life, token type, subsets, collection ids.
+//! * [`process`]: running a program that an administrator has configured.
 //! * [`size`]: the download size that Flatpak shows to its users.
 //! * [`update_repo`]: bringing summary, index and appstream branches up to date with the `flatpak` program.
 //!
@@ -14,7 +15,7 @@
 pub mod graft;
 pub mod names;
 pub mod options;
-mod process;
+pub mod process;
 pub mod size;
 pub mod update_repo;
 

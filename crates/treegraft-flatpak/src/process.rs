@@ -1,6 +1,6 @@
-//! Running a program within a time, keeping the end of what it says.
+//! Running a program that an administrator has configured: within a time, and keeping the end of what it says.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// What is kept of each output stream, in bytes; the end is kept, since that is where a failure is told.
-pub(crate) const KEPT_OUTPUT_BYTES: usize = 16 << 10;
+pub const KEPT_OUTPUT_BYTES: usize = 16 << 10;
 
 /// Asks this often whether the program has ended: unnoticeable beside the seconds that an update takes.
 const EXIT_POLL: Duration = Duration::from_millis(10);
@@ -21,29 +21,48 @@ const EXIT_POLL: Duration = Duration::from_millis(10);
 const LAST_OUTPUT_WAIT: Duration = Duration::from_millis(500);
 
 /// What a program that ended by itself left behind.
-pub(crate) struct Finished {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The end of its standard output.
+    pub stdout: String,
+    /// The end of its standard error.
+    pub stderr: String,
 }
 
 /// Why a program did not end by itself.
-pub(crate) enum RunError {
+#[derive(Debug)]
+pub enum RunError {
+    /// There is no such program.
     NotFound,
+    /// It could not be started.
     Start(io::Error),
+    /// The system lost track of it.
     Wait(io::Error),
-    TimedOut { stderr: String },
+    /// It took too long and was ended, with everything that it had started.
+    TimedOut {
+        /// The end of its standard error.
+        stderr: String,
+    },
 }
 
-/// Runs `command` to its end without standard input, or ends it and all that it started after `timeout`.
-pub(crate) fn run(mut command: Command, timeout: Duration) -> Result<Finished, RunError> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Runs `command` to its end, or ends it and all that it started after `timeout`.
+///
+/// `input` is its standard input; nothing is an empty one. A program that does not read all of it is no error.
+pub fn run(mut command: Command, input: Option<Vec<u8>>, timeout: Duration) -> Result<Finished, RunError> {
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own can be ended with everything that the program has started.
     command.process_group(0);
     let mut child = command.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound,
         _ => RunError::Start(error),
     })?;
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        // It ends with the program; without a thread left for it the program sees an empty input, and says so if it matters.
+        let _ = thread::Builder::new().name("program input".to_owned()).spawn(move || stdin.write_all(&input));
+    }
     let stdout = Tail::follow(child.stdout.take().expect("standard output was asked for as a pipe"));
     let stderr = Tail::follow(child.stderr.take().expect("standard error was asked for as a pipe"));
     let ended = match (stdout, stderr) {

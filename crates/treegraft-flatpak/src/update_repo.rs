@@ -200,7 +200,7 @@ fn argument(repo: &Path) -> PathBuf {
 
 fn run(command: Command, program: &Path, repo: &Path, timeout: Duration) -> Result<UpdateOutput, UpdateRepoError> {
     let (program, repo) = (program.to_owned(), repo.to_owned());
-    match process::run(command, timeout) {
+    match process::run(command, None, timeout) {
         Ok(Finished { status, stdout, stderr }) if status.success() => Ok(UpdateOutput { stdout, stderr }),
         Ok(Finished { status, stderr, .. }) => Err(UpdateRepoError::Failed { program, repo, status, stderr }),
         Err(RunError::NotFound) => Err(UpdateRepoError::NotFound { program }),

@@ -16,6 +16,11 @@ static TYPE: LazyLock<Type> = LazyLock::new(|| Type::parse(TYPE_STRING).expect("
 static ENTRY: LazyLock<Type> = LazyLock::new(|| Type::parse("(s(taya{sv}))").expect("a valid type string"));
 static ENTRY_BODY: LazyLock<Type> = LazyLock::new(|| Type::parse("(taya{sv})").expect("a valid type string"));
 
+/// The key of the refs of other collections, and the type of its value.
+const COLLECTION_MAP: &str = "ostree.summary.collection-map";
+const TYPE_STRING_MAP: &str = "a{sa(s(taya{sv}))}";
+static MAP_ENTRY: LazyLock<Type> = LazyLock::new(|| Type::parse("(sa(s(taya{sv})))").expect("a valid type string"));
+
 /// The list of a repository's refs, with what is said about the repository as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
@@ -52,6 +57,22 @@ impl Summary {
         TupleWriter::new().variable(8, &encode_refs(&self.refs)).variable(8, &self.metadata.encode()).finish()
     }
 
+    /// Returns the refs of other collections, from `ostree.summary.collection-map` of the metadata.
+    pub fn collections(&self) -> Result<Vec<(String, Vec<SummaryRef>)>, DecodeError> {
+        let not_normal = |source: NotNormal| DecodeError::NotNormal { type_string: TYPE_STRING_MAP, source };
+        let Some(map) = self.metadata.get(COLLECTION_MAP) else { return Ok(Vec::new()) };
+        if map.type_string() != TYPE_STRING_MAP {
+            return Err(DecodeError::ValueType { key: COLLECTION_MAP.to_owned(), expected: TYPE_STRING_MAP });
+        }
+        let mut collections = Vec::new();
+        for entry in elements(&MAP_ENTRY, map.data()).map_err(not_normal)? {
+            let entry = tuple(members(&MAP_ENTRY), entry).map_err(not_normal)?;
+            let id = String::from_utf8_lossy(entry[0].strip_suffix(&[0]).unwrap_or(entry[0])).into_owned();
+            collections.push((id, decode_refs(entry[1])?));
+        }
+        Ok(collections)
+    }
+
     /// Makes the value of `ostree.summary.collection-map`, `a{sa(s(taya{sv}))}`, from collection ids and their refs,
     /// both sorted.
     pub fn collection_map(collections: &[(String, Vec<SummaryRef>)]) -> Variant {
@@ -59,7 +80,7 @@ impl Summary {
         for (id, refs) in collections {
             array.push(&TupleWriter::new().string(id).variable(8, &encode_refs(refs)).finish());
         }
-        Variant::from_parts("a{sa(s(taya{sv}))}", array.finish()).expect("writers write normal form")
+        Variant::from_parts(TYPE_STRING_MAP, array.finish()).expect("writers write normal form")
     }
 }
 

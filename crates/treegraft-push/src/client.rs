@@ -9,13 +9,15 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
     client::conn::http2,
+    header::CONTENT_TYPE,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use treegraft_object::ObjectName;
 use treegraft_wire::{
-    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenRequest, PublishEvent, Published, PushId, keep_alive,
+    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, Published, PushId, Waiting,
+    keep_alive,
     question::{self, Presence, QuestionError},
     window,
 };
@@ -25,6 +27,9 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// Largest line of a publish answer in bytes; the last one lists every ref.
 const MAX_EVENT_BYTES: usize = 16 << 20;
+
+/// The content type of events.
+const LINES: &str = "application/x-ndjson";
 
 /// Bytes of a stream's body that wait for its window: a few batches of objects.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
@@ -51,7 +56,7 @@ impl ClientError {
     /// Tells whether another try may succeed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Api(error) => error.code.is_temporary(),
+            Self::Api(error) => error.is_temporary(),
             Self::Connection(_) => true,
             Self::Answer { .. } => false,
         }
@@ -105,11 +110,28 @@ impl Client {
         Ok(Self { requests })
     }
 
-    /// Opens a push.
-    pub async fn open(&self, request: &OpenRequest) -> Result<OpenAnswer, ClientError> {
+    /// Opens a push; `on_waiting` hears for whom the server waits, if the request asks for events.
+    pub async fn open(
+        &self,
+        request: &OpenRequest,
+        mut on_waiting: impl FnMut(&Waiting),
+    ) -> Result<OpenAnswer, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::answer(&error))?;
         let response = self.post("pushes".to_owned(), full(body)).await?;
-        json(response).await
+        // A server that does not know events answers with the document alone.
+        if response.headers().get(CONTENT_TYPE).is_none_or(|value| value != LINES) {
+            return json(response).await;
+        }
+        let opened = last_event(response, |event| match event {
+            OpenEvent::Opened { answer } => Some(Ok(answer)),
+            OpenEvent::Failed { error } => Some(Err(Box::new(error).into())),
+            OpenEvent::Waiting(waiting) => {
+                on_waiting(&waiting);
+                None
+            }
+            OpenEvent::Unknown => None,
+        });
+        opened.await?.ok_or_else(|| ClientError::Connection("it ended before the push was opened".into()))
     }
 
     /// Asks which objects are missing.
@@ -136,25 +158,16 @@ impl Client {
         mut on_event: impl FnMut(PublishEvent),
     ) -> Result<Published, ClientError> {
         let response = self.post(format!("pushes/{}/publish", push.0), full(Vec::new())).await?;
-        let mut body = successful(response).await?.into_body();
-        let mut buffer = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                buffer.extend_from_slice(&data);
+        let published = last_event(response, |event| match event {
+            PublishEvent::Done { published } => Some(Ok(published)),
+            PublishEvent::Failed { error } => Some(Err(Box::new(error).into())),
+            event => {
+                on_event(event);
+                None
             }
-            while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
-                let line = buffer.split_to(end + 1);
-                match serde_json::from_slice(&line).map_err(|error| ClientError::answer(&error))? {
-                    PublishEvent::Done { published } => return Ok(published),
-                    PublishEvent::Failed { error } => return Err(Box::new(error).into()),
-                    event => on_event(event),
-                }
-            }
-            if buffer.len() > MAX_EVENT_BYTES {
-                return Err(ClientError::answer(&"a line is too long"));
-            }
-        }
-        Err(ClientError::Connection("it ended before the server said what was published".into()))
+        });
+        let broken = || ClientError::Connection("it ended before the server said what was published".into());
+        published.await?.ok_or_else(broken)
     }
 
     async fn post(&self, path: String, body: RequestBody) -> Result<Response<Incoming>, ClientError> {
@@ -170,6 +183,31 @@ impl Client {
 
 fn full(bytes: Vec<u8>) -> RequestBody {
     Full::new(Bytes::from(bytes)).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// Reads an answer of events, one JSON document a line, until `take` makes a result of one.
+async fn last_event<E: DeserializeOwned, T>(
+    response: Response<Incoming>,
+    mut take: impl FnMut(E) -> Option<Result<T, ClientError>>,
+) -> Result<Option<T>, ClientError> {
+    let mut body = successful(response).await?.into_body();
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            buffer.extend_from_slice(&data);
+        }
+        while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
+            let line = buffer.split_to(end + 1);
+            let event = serde_json::from_slice(&line).map_err(|error| ClientError::answer(&error))?;
+            if let Some(result) = take(event) {
+                return result.map(Some);
+            }
+        }
+        if buffer.len() > MAX_EVENT_BYTES {
+            return Err(ClientError::answer(&"a line is too long"));
+        }
+    }
+    Ok(None)
 }
 
 async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {

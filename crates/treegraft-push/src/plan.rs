@@ -19,11 +19,11 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, task::JoinHandle};
-use treegraft_object::{CommitId, DirTreeId, ObjectKind, ObjectName};
+use treegraft_object::{CommitId, DirTree, ObjectKind, ObjectName};
 use treegraft_repo::{Find, Mode, ReadError, Repo};
 use treegraft_wire::{ApiError, GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
 
-use crate::{Client, ClientError, Event, PushError, PushOptions, Reporter, Source};
+use crate::{Client, ClientError, Event, PushError, PushOptions, Reporter, Source, source::read_metadata};
 
 /// Names in one question. Large enough that a question's answer is not what takes its time, small enough that the first
 /// one leaves soon.
@@ -151,7 +151,7 @@ fn added_ancestors(
             return Ok(Some(ancestors));
         }
         // Shallow history ends somewhere; whether it reaches the head is for the server to say.
-        let Some(data) = repo.metadata(id.into())? else { return Ok(Some(ancestors)) };
+        let Some(data) = read_metadata(repo, id.into())? else { return Ok(Some(ancestors)) };
         let commit =
             treegraft_object::Commit::decode(&data).map_err(|source| ReadError::Invalid { name: id.into(), source })?;
         ancestors.push(id);
@@ -186,7 +186,7 @@ fn walk(
     }
     while let Some(id) = trees.pop_front() {
         batch.push(id.into());
-        if let Some(data) = repo.metadata(id.into())? {
+        if let Some(data) = read_metadata(repo, id.into())? {
             let tree = treegraft_object::DirTreeRef::decode(&data)
                 .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
             trees.extend(tree.dirs.iter().map(|&(_, tree, _)| tree).filter(|tree| seen.insert(*tree)));
@@ -274,10 +274,8 @@ impl Planner<'_> {
             self.enqueue(name)?;
         }
         if name.kind == ObjectKind::DirTree && presence != Presence::Complete {
-            let tree = self.source.repo.dirtree(DirTreeId(name.checksum)).map_err(|error| match error {
-                ReadError::NotFound { name } => PushError::MissingHere { name },
-                error => error.into(),
-            })?;
+            let data = read_metadata(&self.source.repo, name)?.ok_or(PushError::MissingHere { name })?;
+            let tree = DirTree::decode(&data).map_err(|source| ReadError::Invalid { name, source })?;
             let files = tree.files.iter().map(|&(_, id)| ObjectName::from(id));
             let metas = tree.dirs.iter().map(|&(_, _, id)| ObjectName::from(id));
             for name in files.chain(metas) {

@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{ObjectName, RefName};
 use treegraft_wire::{
-    GraftMode, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefOffer, Resumed, Verdict,
+    GraftMode, OPEN_EVENTS, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefChange, RefOffer, Resumed,
+    RetriedOffer, Verdict,
 };
 
 use crate::{
@@ -37,6 +38,8 @@ pub struct PushOptions {
     pub purpose: Purpose,
     /// Object streams at a time.
     pub streams: u32,
+    /// Who pushes from where, `user@host` for example: those who wait for this push are told.
+    pub who: Option<String>,
 }
 
 impl Default for PushOptions {
@@ -48,6 +51,7 @@ impl Default for PushOptions {
             graft: GraftOptions::default(),
             purpose: Purpose::Push,
             streams: DEFAULT_STREAMS,
+            who: None,
         }
     }
 }
@@ -69,6 +73,10 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// For a dry run: what would be sent.
     pub planned: Vec<PlannedObject>,
+    /// How many tries it took.
+    pub attempts: u32,
+    /// Whether there was nothing to publish when the last try was opened.
+    pub(crate) is_found: bool,
 }
 
 /// Pushes the source's commits to the server behind `client`.
@@ -81,9 +89,20 @@ pub async fn push(
     options: &PushOptions,
     reporter: Arc<dyn Reporter>,
 ) -> Result<Outcome, PushError> {
-    let source = Arc::new(source);
+    push_once(client, Arc::new(source), options, reporter, None).await
+}
+
+/// Pushes once. `retried` is what an earlier try was told about each ref.
+pub(crate) async fn push_once(
+    client: &Client,
+    source: Arc<Source>,
+    options: &PushOptions,
+    reporter: Arc<dyn Reporter>,
+    retried: Option<&[RetriedOffer]>,
+) -> Result<Outcome, PushError> {
     let ahead = Walk::ahead(&source);
-    let opened = client.open(&request(&source, options)).await?;
+    let opened =
+        client.open(&request(&source, options, retried), |waiting| reporter.event(Event::Waiting(waiting))).await?;
     check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));
     if opened.refs.iter().all(|state| state.verdict == Verdict::Unchanged) {
@@ -103,17 +122,19 @@ pub async fn push(
     let transferring = transfer(client, &opened.push, &source, &reporter, planned, streams);
     let (plan, transferred) = both(planning, transferring).await?;
 
+    reporter.event(Event::Transferred);
     let published = client.publish(&opened.push, |event| reporter.event(Event::Publishing(&event))).await?;
     let mut outcome = outcome(&source, opened, plan, transferred);
     let Published { refs, notes } = published;
     check_refs(&source, refs.iter().map(|published| &published.name))?;
     outcome.refs = refs;
+    outcome.is_found = false;
     outcome.notes.extend(notes);
     Ok(outcome)
 }
 
-fn request(source: &Source, options: &PushOptions) -> OpenRequest {
-    let offer = |pushed: &crate::source::SourceCommit| RefOffer {
+fn request(source: &Source, options: &PushOptions, retried: Option<&[RetriedOffer]>) -> OpenRequest {
+    let offer = |(index, pushed): (usize, &crate::source::SourceCommit)| RefOffer {
         name: pushed.target.clone(),
         commit: pushed.id,
         root_tree: pushed.commit.root_tree,
@@ -123,12 +144,14 @@ fn request(source: &Source, options: &PushOptions) -> OpenRequest {
         force: options.force,
         allow_older: options.allow_older,
         graft: options.graft.clone(),
+        retry: retried.and_then(|retried| retried.get(index)).copied(),
     };
     OpenRequest {
         client: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
+        who: options.who.clone(),
         purpose: options.purpose,
-        refs: source.commits.iter().map(offer).collect(),
-        features: Vec::new(),
+        refs: source.commits.iter().enumerate().map(offer).collect(),
+        features: vec![OPEN_EVENTS.to_owned()],
     }
 }
 
@@ -202,10 +225,10 @@ fn drain(mut planned: mpsc::UnboundedReceiver<PlannedObject>) -> Vec<PlannedObje
 }
 
 fn outcome(source: &Source, opened: OpenAnswer, plan: Plan, transferred: Transferred) -> Outcome {
-    let state = |(pushed, state): (&crate::source::SourceCommit, &treegraft_wire::RefState)| PublishedRef {
-        name: pushed.target.clone(),
-        old: state.head,
-        new: state.head.filter(|_| state.verdict == Verdict::Unchanged).unwrap_or(pushed.id),
+    let state = |(pushed, state): (&crate::source::SourceCommit, &treegraft_wire::RefState)| {
+        let new = state.head.filter(|_| state.verdict == Verdict::Unchanged).unwrap_or(pushed.id);
+        let change = state.published.unwrap_or(RefChange { old: state.head, new });
+        PublishedRef { name: pushed.target.clone(), old: change.old, new: change.new }
     };
     Outcome {
         refs: source.commits.iter().zip(&opened.refs).map(state).collect(),
@@ -215,5 +238,7 @@ fn outcome(source: &Source, opened: OpenAnswer, plan: Plan, transferred: Transfe
         resumed: opened.resumed,
         notes: opened.notes,
         planned: Vec::new(),
+        attempts: 1,
+        is_found: true,
     }
 }

@@ -1,11 +1,23 @@
 //! What a push tells while it runs.
 
-use treegraft_wire::{OpenAnswer, PublishEvent};
+use std::time::Duration;
+
+use treegraft_object::ObjectName;
+use treegraft_wire::{OpenAnswer, PublishEvent, Waiting};
 
 /// Something that happened during a push.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'e> {
+    /// The server does not have the program, and gets it.
+    Installing {
+        /// The server.
+        host: &'e str,
+        /// The program's size.
+        bytes: u64,
+    },
+    /// The server waits for somebody else before it can open the push.
+    Waiting(&'e Waiting),
     /// The server knows the refs and has answered.
     Opened(&'e OpenAnswer),
     /// More objects were looked at: how many in all up to now.
@@ -28,9 +40,25 @@ pub enum Event<'e> {
         bytes: u64,
     },
     /// An object left for the server as a whole.
-    Sent,
-    /// The server has everything; publication goes on there.
+    Sent {
+        /// The object.
+        object: ObjectName,
+    },
+    /// The server has everything and is asked to publish it.
+    Transferred,
+    /// Publication goes on there.
     Publishing(&'e PublishEvent),
+    /// The push failed for a reason that may pass, and will be tried again from its beginning.
+    Retrying {
+        /// The reason, in a few words.
+        reason: &'e str,
+        /// How long the push waits before it.
+        pause: Duration,
+        /// Which try it will be, counted from 1.
+        attempts: u32,
+        /// How many tries there may be.
+        max_attempts: u32,
+    },
 }
 
 /// Hears what a push does. Called from several threads.

@@ -3,7 +3,7 @@
 use std::{path::Path, str::FromStr};
 
 use treegraft_flatpak::is_generated_ref;
-use treegraft_object::{Commit, CommitId, InvalidName, RefName};
+use treegraft_object::{Checksum, Commit, CommitId, InvalidName, ObjectName, RefName};
 use treegraft_repo::{Find, OpenError, ReadError, RefError, Repo};
 
 /// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
@@ -102,7 +102,7 @@ impl Source {
         }
         let mut commits = Vec::new();
         for (name, target, id) in wanted {
-            let commit = repo.commit(id).map_err(|source| SourceError::Commit { name, source })?;
+            let commit = read_commit(&repo, id).map_err(|source| SourceError::Commit { name, source })?;
             commits.push(SourceCommit { target, id, commit });
         }
         Ok(Self { repo, commits })
@@ -112,4 +112,19 @@ impl Source {
     pub fn refs(&self) -> impl Iterator<Item = (&RefName, CommitId)> {
         self.commits.iter().map(|source| (&source.target, source.id))
     }
+}
+
+/// Reads a metadata object, or nothing when it is absent. One that is damaged is an error.
+///
+/// What it refers to is looked for by name: a wrong bit would make objects missing that never were there.
+pub(crate) fn read_metadata(repo: &Repo, name: ObjectName) -> Result<Option<Vec<u8>>, ReadError> {
+    let Some(data) = repo.metadata(name)? else { return Ok(None) };
+    let actual = Checksum::of(&data);
+    if actual == name.checksum { Ok(Some(data)) } else { Err(ReadError::Checksum { name, actual }) }
+}
+
+fn read_commit(repo: &Repo, id: CommitId) -> Result<Commit, ReadError> {
+    let name = ObjectName::from(id);
+    let data = read_metadata(repo, name)?.ok_or(ReadError::NotFound { name })?;
+    Commit::decode(&data).map_err(|source| ReadError::Invalid { name, source })
 }

@@ -1,6 +1,7 @@
 //! Sending objects: several streams, each filled by a blocking thread from one queue.
 
 use std::{
+    cell::Cell,
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -137,8 +138,13 @@ fn fill(
     batches: &mpsc::Sender<Result<Bytes, io::Error>>,
 ) -> Result<Transferred, FillError> {
     let mut total = Transferred::default();
+    // Reading and writing fail alike; which of both it was decides whether another try helps.
+    let is_closed = Cell::new(false);
     let mut writer = stream::Writer::new(|Batch { bytes, object_bytes }| {
-        batches.blocking_send(Ok(bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        batches.blocking_send(Ok(bytes)).map_err(|_| {
+            is_closed.set(true);
+            io::Error::from(io::ErrorKind::BrokenPipe)
+        })?;
         reporter.event(Event::Sending { bytes: object_bytes });
         Ok(())
     });
@@ -148,9 +154,17 @@ fn fill(
             if object.name.kind == ObjectKind::File {
                 let id = ContentId(object.name.checksum);
                 match repo.open_archived(id) {
-                    Ok(Some((mut file, _))) => out.copy_from(&mut file).map_err(FillError::from),
+                    Ok(Some((mut file, _))) => out.copy_from(&mut file).map_err(|source| {
+                        if is_closed.get() {
+                            return FillError::Closed;
+                        }
+                        FillError::Read(ReadError::Io { path: repo.path_of(id), source })
+                    }),
                     Ok(None) | Err(ReadError::NotArchive { .. }) => {
-                        repo.write_archived(id, out).map(drop).map_err(FillError::Read)
+                        repo.write_archived(id, out).map(drop).map_err(|error| match error {
+                            ReadError::Write { .. } => FillError::Closed,
+                            error => FillError::Read(error),
+                        })
                     }
                     Err(error) => Err(FillError::Read(error)),
                 }
@@ -170,7 +184,7 @@ fn fill(
             }
         }
         total.objects += 1;
-        reporter.event(Event::Sent);
+        reporter.event(Event::Sent { object: object.name });
         current = next(queue);
     }
     writer.finish()?;

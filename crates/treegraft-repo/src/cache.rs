@@ -7,7 +7,7 @@ use std::{
 
 use rustix::fs::renameat;
 
-use crate::{PublishLock, Repo, durable, private_dir};
+use crate::{PublishLock, Repo, durable, fault, private_dir};
 
 /// Largest cache in bytes; a larger file is taken for damaged.
 pub const MAX_CACHE_BYTES: u64 = 16 << 20;
@@ -24,5 +24,6 @@ pub fn read(repo: &Repo, name: &str) -> Option<Vec<u8>> {
 pub fn write(lock: &PublishLock, name: &str, data: &[u8]) -> io::Result<()> {
     let new_name = format!("{name}.new");
     durable::create(lock.private_dir(), &new_name)?.write_all(data)?;
+    fault::point("cache:written")?;
     Ok(renameat(lock.private_dir(), &new_name, lock.private_dir(), name)?)
 }

@@ -135,7 +135,8 @@ impl Config {
             lock_timeout: core.lock_timeout()?,
             min_free_space: core.min_free_space()?,
             tombstone_commits: core.boolean("tombstone-commits", false)?,
-            parent: core.text("parent")?.filter(|path| !path.is_empty()).map(PathBuf::from),
+            // libostree takes it as it stands there.
+            parent: key_file.get_raw("core", "parent").filter(|path| !path.is_empty()).map(PathBuf::from),
             no_deltas_in_summary: core.boolean("no-deltas-in-summary", false)?,
             disable_xattrs: core.boolean("disable-xattrs", false)?,
             zlib_level: zlib_level(&key_file)?,

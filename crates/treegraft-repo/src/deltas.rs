@@ -15,14 +15,14 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::LazyLock,
 };
 
 use data_encoding::{Encoding, Specification};
 use rustix::{
-    fs::{Dir, Mode, OFlags, openat},
+    fs::{AtFlags, Dir, Mode, OFlags, openat, statat, unlinkat},
     io::Errno,
 };
 use treegraft_object::{
@@ -34,7 +34,11 @@ use treegraft_object::{
 use crate::{
     KeyFile, PublishLock, Repo,
     durable::{self, open_dir},
+    fault,
 };
+
+/// The file of a delta that lists its parts; with it the delta is complete.
+const SUPERBLOCK: &str = "superblock";
 
 /// The key of the list, in an index and in the summary.
 pub(crate) const KEY: &str = "ostree.static-deltas";
@@ -135,12 +139,59 @@ pub fn list(repo: &Repo) -> Result<BTreeMap<DeltaName, Checksum>, DeltaError> {
         for entry in names(repo, &format!("deltas/{directory}"))? {
             let Some(name) = DeltaName::parse(&directory, &entry) else { continue };
             // Without a superblock it is being made or deleted.
-            if let Some(data) = read(repo, &format!("{}/superblock", name.path()))? {
+            if let Some(data) = read(repo, &format!("{}/{SUPERBLOCK}", name.path()))? {
                 deltas.insert(name, Checksum::of(&data));
             }
         }
     }
     Ok(deltas)
+}
+
+/// Lists the names of all static deltas, those without a superblock as well: they are being made, or their deletion was cut off.
+pub(crate) fn names_of_all(repo: &Repo) -> Result<Vec<DeltaName>, DeltaError> {
+    let mut all = Vec::new();
+    for directory in names(repo, "deltas")? {
+        let entries = names(repo, &format!("deltas/{directory}"))?;
+        all.extend(entries.iter().filter_map(|entry| DeltaName::parse(&directory, entry)));
+    }
+    Ok(all)
+}
+
+/// Deletes a static delta, and returns its size on disk in bytes. Indexes and the summary may go on naming it.
+///
+/// The superblock goes first: a client that finds none falls back to objects. What a crash leaves has none, and is deleted by
+/// the next call.
+pub(crate) fn remove(repo: &Repo, name: DeltaName) -> Result<u64, DeltaError> {
+    let path = name.path();
+    let remove_all = || -> io::Result<u64> {
+        let dir = open_dir(repo.dir(), &path)?;
+        let mut bytes = remove_file(&dir, SUPERBLOCK)?;
+        fault::point("prune:superblock-deleted")?;
+        // All names are read before any is deleted: what a listing shows of names that come and go is not defined.
+        let entries: Vec<_> = Dir::read_from(&dir)?.collect::<Result<_, _>>()?;
+        for entry in entries {
+            match entry.file_name() {
+                name if name == c"." || name == c".." => {}
+                name => bytes += remove_file(&dir, name)?,
+            }
+        }
+        unlinkat(repo.dir(), path.as_str(), AtFlags::REMOVEDIR)?;
+        Ok(bytes)
+    };
+    match remove_all() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        result => result.map_err(fail(repo, &path)),
+    }
+}
+
+/// Deletes a file if it is there, and returns its size.
+fn remove_file(dir: &OwnedFd, name: impl rustix::path::Arg + Copy) -> io::Result<u64> {
+    let bytes = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
+        Err(Errno::NOENT) => return Ok(0),
+        Err(errno) => return Err(errno.into()),
+    };
+    durable::unlink_if_there(dir, name).map(|_| bytes)
 }
 
 /// Encodes deltas as the value of `ostree.static-deltas`.

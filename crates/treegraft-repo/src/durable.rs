@@ -87,7 +87,10 @@ pub(crate) fn make_dirs(base: BorrowedFd<'_>, path: &str, mode: Mode, durability
     let mut current = base.try_clone_to_owned()?;
     for part in path.split('/') {
         match mkdirat(&current, part, mode) {
-            Ok(()) => durability.sync_dir(&current)?,
+            Ok(()) => {
+                fault::point("directory-made")?;
+                durability.sync_dir(&current)?;
+            }
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -111,6 +114,7 @@ pub(crate) fn is_mode_kept(dir: impl AsFd) -> io::Result<bool> {
     unlink_if_there(&dir, TEMPORARY)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&dir, TEMPORARY, flags, FILE_MODE)?;
+    fault::point("staging:mode-probed")?;
     let is_kept = Mode::from_raw_mode(fstat(&file)?.st_mode & 0o7777) == FILE_MODE;
     unlink_if_there(&dir, TEMPORARY)?;
     Ok(is_kept)
@@ -128,6 +132,7 @@ pub(crate) fn replace(dir: impl AsFd, name: &str, data: &[u8], durability: Durab
 
 fn write_and_rename(dir: BorrowedFd<'_>, name: &str, data: &[u8], durability: Durability) -> io::Result<()> {
     let mut file = create(dir, TEMPORARY)?;
+    fault::point("file-made")?;
     file.write_all(data)?;
     durability.sync_file(&file)?;
     fault::point("file-written")?;

@@ -105,6 +105,7 @@ fn decode_line(line: &str) -> Option<RefEdit> {
 
 /// Writes the journal; it is durable on return.
 pub(crate) fn write(private: BorrowedFd<'_>, edits: &[RefEdit], durability: Durability) -> io::Result<()> {
+    fault::point("journal-begun")?;
     durable::replace(private, NAME, &encode(edits), durability)?;
     durability.sync_dir(private)?;
     fault::point("journal-durable")

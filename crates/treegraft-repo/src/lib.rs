@@ -16,8 +16,11 @@
 //! <repo>/summary, summary.sig          what clients fetch first                                         summary
 //! <repo>/deltas/, delta-indexes/       static deltas                                                    deltas
 //! <repo>/.treegraft/                   ignored by libostree; mode 0700, made by the first push
-//!     publish.lock                     one publish at a time                                            publish_lock
+//!     publish.lock, publish.holder     one publish at a time, and who it is                             publish_lock
+//!     queue/<20 digits>                those who wait for it, in the order in which they came           queue
 //!     journal                          the refs of a publish that is going on; absent when there is none  journal
+//!     pending/<name>                   work that has to follow a publish, until it is done              pending
+//!     preview/                         what is about to be published, as a repository                   preview
 //!     staging/<random>/                one for each push                                                staging
 //!         lock, boot-id, XX/<62 digits>.<ext>
 //! ```
@@ -38,25 +41,28 @@
 //! | lock | holder | kind |
 //! |---|---|---|
 //! | `.lock` | whoever adds objects or moves refs, from the first look-up to the last ref | shared |
-//! | `.lock` | whoever deletes objects: `ostree prune`, `flatpak build-update-repo --prune` | exclusive |
+//! | `.lock` | whoever deletes objects: [`prune`], `ostree prune`, `flatpak build-update-repo --prune` | exclusive |
 //! | `.treegraft/publish.lock` | one publish, or the recovery after a crashed one | exclusive |
+//! | `.treegraft/queue/*`, `pending/*` | whoever waits to publish; whoever has work to do after it | exclusive |
 //! | `.treegraft/staging/*/lock` | the push that owns the staging area, as long as it lives | exclusive |
 //!
 //! All are open-file-description locks. Readers take none: [`Repo`], [`Closure`] and [`fsck`] see objects come and, if
 //! somebody prunes, go; whoever must not miss an object holds the lock shared. They are taken in the order publish lock,
-//! `.lock`; see [`lock`](RepoLock) for waiting and timeouts.
+//! `.lock`; see [`lock`](RepoLock) for waiting and timeouts. [`prune`] waits for neither while it
+//! holds the other.
 //!
 //! # What a crash leaves
 //!
 //! * In [`Repo::init`]: a directory without `objects`, which is no repository; the next `init` finishes it.
 //! * While receiving: a staging area whose lock is free. The next push adopts what is in it.
 //! * While publishing: objects without a ref, which harm nothing, or a journal, which the next publish carries out.
+//! * In [`prune`]: objects without a ref.
 //!
 //! # Limits
 //!
 //! A metadata object has at most 128 MiB and is read as a whole; content objects are streamed. `config` has at most 4 MiB, a
 //! ref's file 1 KiB, parents are at most 8 behind each other, trees are nested at most 2048 deep. A [`Closure`] needs some
-//! 50 bytes for each distinct object, [`fsck`] 33 for each.
+//! 50 bytes for each distinct object, [`fsck`] 33 for each, [`prune`] 32.
 #![forbid(unsafe_code)]
 
 mod boot_id;
@@ -70,14 +76,19 @@ pub mod fault;
 mod find;
 mod free_space;
 pub mod fsck;
+mod holders;
 mod init;
 mod journal;
 mod key_file;
 mod lock;
 mod mode;
 mod open;
+mod pending;
+mod preview;
 mod private_dir;
+pub mod prune;
 mod publish_lock;
+mod queue;
 mod ref_edit;
 mod refs;
 mod staging;
@@ -95,10 +106,12 @@ pub use key_file::{KeyFile, KeyFileError};
 pub use lock::{FileLock, LockError, LockKind, RepoLock};
 pub use mode::Mode;
 pub use open::{OpenError, Repo};
-pub use publish_lock::{FoundRef, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
+pub use pending::{MAX_PENDING_BYTES, Pending};
+pub use preview::Preview;
+pub use publish_lock::{FoundRef, MAX_HOLDER_BYTES, Outcome, PublishError, PublishLock, Recovered, RecoveredRef};
 pub use ref_edit::{RefEdit, RefEditError};
 pub use refs::{RefError, RefTarget};
-pub use staging::{Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};
+pub use staging::{Cleared, Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};
 pub use store::{Content, Listing, Objects};
 pub use transaction::{Committed, MAX_EDITS, Prepared, Transaction, TransactionError};
 pub use usage::{Usage, UsageError};

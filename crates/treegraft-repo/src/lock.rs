@@ -8,6 +8,8 @@
 //! |---|---|---|---|
 //! | repository | `.lock` | while objects are added and refs moved, from the first look-up to the last ref | while objects are deleted |
 //! | publish | `.treegraft/publish.lock` | never | one publish at a time |
+//! | queue | `.treegraft/queue/*` | never | while waiting for the publish lock |
+//! | pending | `.treegraft/pending/*` | never | while there is work to do after a publish |
 //! | staging | `.treegraft/staging/*/lock` | never | while the push is alive |
 //!
 //! A lock file is never deleted while somebody may wait for it. A shared lock cannot be turned into an exclusive one: two
@@ -28,7 +30,7 @@ use nix::{
     libc,
 };
 
-use crate::{LockTimeout, Repo};
+use crate::{LockTimeout, Repo, holders};
 
 /// First pause between two attempts; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -53,12 +55,14 @@ pub enum LockKind {
 #[non_exhaustive]
 pub enum LockError {
     /// Somebody else held the lock all the time.
-    #[error("Could not lock `{path}` within {waited_secs} s: another process holds it", path = path.display())]
+    #[error("Could not lock `{path}` within {waited_secs} s: {} it", held_by(holders), path = path.display())]
     Timeout {
         /// The lock file.
         path: PathBuf,
         /// How long it was waited for.
         waited_secs: u64,
+        /// The processes that seemed to hold it, where the system tells: texts for messages.
+        holders: Vec<String>,
     },
     /// The lock file could not be opened or locked.
     #[error("Could not lock `{path}`", path = path.display())]
@@ -71,7 +75,19 @@ pub enum LockError {
     },
 }
 
+fn held_by(holders: &[String]) -> String {
+    match holders {
+        [] => "another process holds".to_owned(),
+        [holder] => format!("{holder} holds"),
+        holders => format!("{} hold", holders.join(", ")),
+    }
+}
+
 impl LockError {
+    pub(crate) fn timeout(path: &Path, waited: Duration) -> Self {
+        Self::Timeout { path: path.to_owned(), waited_secs: waited.as_secs(), holders: holders::of(path) }
+    }
+
     /// Tells whether a later try may succeed.
     pub fn is_temporary(&self) -> bool {
         match self {
@@ -131,7 +147,7 @@ impl FileLock {
                 LockTimeout::Secs(secs) => Duration::from_secs(secs.into()).saturating_sub(waited),
             };
             if left.is_zero() {
-                return Err(LockError::Timeout { path: path.to_owned(), waited_secs: waited.as_secs() });
+                return Err(LockError::timeout(path, waited));
             }
             let step = pause.min(left);
             thread::sleep(step);
@@ -169,13 +185,28 @@ impl RepoLock {
     /// `waiting` is called after each failed try with the time waited so far. As in libostree nothing is locked with
     /// `core.locking=false` and when this process cannot write to `objects/`.
     pub fn acquire(repo: &Repo, kind: LockKind, waiting: &mut dyn FnMut(Duration)) -> Result<Self, LockError> {
-        let config = repo.config();
-        let lock = if config.locking && repo.is_writable() {
-            Some(FileLock::acquire(&repo.path().join(".lock"), kind, config.lock_timeout, waiting)?)
+        Self::acquire_within(repo, kind, repo.config().lock_timeout, waiting)
+    }
+
+    /// Waits for the lock as [`acquire`](Self::acquire) does, at most as long as is told.
+    pub fn acquire_within(
+        repo: &Repo,
+        kind: LockKind,
+        timeout: LockTimeout,
+        waiting: &mut dyn FnMut(Duration),
+    ) -> Result<Self, LockError> {
+        let lock = if repo.config().locking && repo.is_writable() {
+            Some(FileLock::acquire(&repo.path().join(".lock"), kind, timeout, waiting)?)
         } else {
             None
         };
         Ok(Self { kind, lock })
+    }
+
+    /// Names the processes that seem to hold the lock, such as "`ostree` (process 4711)", as far as the system tells: texts for
+    /// messages. Looking for them takes some milliseconds.
+    pub fn holders(repo: &Repo) -> Vec<String> {
+        holders::of(&repo.path().join(".lock"))
     }
 
     /// Returns whether the lock is shared or exclusive.
@@ -189,7 +220,7 @@ impl RepoLock {
     }
 }
 
-fn open_lock_file(path: &Path) -> Result<File, LockError> {
+pub(crate) fn open_lock_file(path: &Path) -> Result<File, LockError> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -201,8 +232,19 @@ fn open_lock_file(path: &Path) -> Result<File, LockError> {
         .map_err(|source| LockError::Io { path: path.to_owned(), source })
 }
 
-/// Tries to lock the whole file; false when somebody else holds it.
-fn set_lock(file: &File, kind: LockKind) -> io::Result<bool> {
+/// Tells whether the file could be locked exclusively. Nothing is locked.
+pub(crate) fn is_free(file: &File) -> io::Result<bool> {
+    let mut found = whole_file(LockKind::Exclusive)?;
+    loop {
+        return match fcntl(file.as_fd(), FcntlArg::F_OFD_GETLK(&mut found)) {
+            Ok(_) => Ok(i32::from(found.l_type) == libc::F_UNLCK),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
+    }
+}
+
+fn whole_file(kind: LockKind) -> io::Result<libc::flock> {
     let l_type = match kind {
         LockKind::Shared => libc::F_RDLCK,
         LockKind::Exclusive => libc::F_WRLCK,
@@ -210,7 +252,12 @@ fn set_lock(file: &File, kind: LockKind) -> io::Result<bool> {
     let l_type = l_type.try_into().map_err(io::Error::other)?;
     let l_whence = libc::SEEK_SET.try_into().map_err(io::Error::other)?;
     // Length 0 means up to the end of the file, however long it becomes; the process id must be 0 for this kind.
-    let whole_file = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    Ok(libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 })
+}
+
+/// Tries to lock the whole file; false when somebody else holds it.
+fn set_lock(file: &File, kind: LockKind) -> io::Result<bool> {
+    let whole_file = whole_file(kind)?;
     loop {
         return match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole_file)) {
             Ok(_) => Ok(true),

@@ -3,9 +3,13 @@
 //! ```text
 //! .treegraft/               mode 0700
 //!   publish.lock            held by whoever publishes; never deleted
+//!   publish.holder          who that is, for messages
+//!   queue/<20 digits>       held by whoever waits to publish
 //!   journal                 the refs of a publish that is not finished
 //!   summary.new, …          a summary and its signatures that are being written
 //!   download-sizes, …       caches, which may be lost
+//!   pending/<name>          work that has to follow a publish
+//!   preview/                a repository to look at what is about to be published
 //!   staging/<random>/       objects of a push that are not published
 //! ```
 //!
@@ -22,7 +26,7 @@ use crate::{
 };
 
 /// The directory's name.
-const NAME: &str = ".treegraft";
+pub(crate) const NAME: &str = ".treegraft";
 
 /// Opens `.treegraft`, or makes it.
 pub(crate) fn open(repo: &Repo) -> io::Result<OwnedFd> {

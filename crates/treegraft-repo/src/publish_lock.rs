@@ -15,22 +15,36 @@
 
 use std::{
     collections::HashSet,
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::PathBuf,
     time::Duration,
 };
 
+use rustix::fs::renameat;
 use treegraft_object::CommitId;
 
 use crate::{
     Closure, FileLock, LockError, LockKind, ReadError, RefError, Repo, RepoLock,
-    durable::Durability,
+    durable::{self, Durability},
     fault,
     journal::{self, Journal},
-    private_dir,
+    private_dir, queue,
     ref_edit::{self, RefEdit, RefEditError},
 };
+
+/// The lock's file in `.treegraft`.
+const LOCK: &str = "publish.lock";
+
+/// The file in `.treegraft` that says who holds the lock.
+const HOLDER: &str = "publish.holder";
+
+/// Largest such file in bytes that is read.
+pub const MAX_HOLDER_BYTES: u64 = 4096;
 
 /// The right to publish, and to write the summary and detached metadata. Released on drop.
 ///
@@ -137,6 +151,13 @@ impl PublishError {
     }
 }
 
+impl Drop for PublishLock {
+    fn drop(&mut self) {
+        // While the lock is still held: the next one may already have said who it is.
+        let _ = durable::unlink_if_there(&self.private, HOLDER);
+    }
+}
+
 impl From<RefError> for PublishError {
     fn from(error: RefError) -> Self {
         Self::Ref(error.into())
@@ -160,10 +181,38 @@ impl PublishLock {
         let fail = |source| PublishError::Io { path: path.clone(), source };
         let private = private_dir::open(repo).map_err(fail)?;
         let timeout = repo.config().lock_timeout;
-        let lock = FileLock::acquire(&path.join("publish.lock"), LockKind::Exclusive, timeout, waiting)?;
+        let lock = queue::acquire(repo, &private, &path.join(LOCK), timeout, waiting)?;
+        Self::recovering(repo, private, path, lock, waiting)
+    }
+
+    /// Takes the lock and recovers if a publish was cut off. Nothing is returned when none was, or when somebody else has the
+    /// lock: then they recover, or are in the middle of a publish of their own.
+    pub fn recover(repo: &Repo) -> Result<Option<Self>, PublishError> {
+        if !Self::is_recovery_needed(repo)? {
+            return Ok(None);
+        }
+        let path = private_dir::path(repo);
+        let private = private_dir::open(repo).map_err(|source| PublishError::Io { path: path.clone(), source })?;
+        match FileLock::try_acquire(&path.join(LOCK), LockKind::Exclusive)? {
+            Some(lock) => Self::recovering(repo, private, path, lock, &mut |_| ()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn recovering(
+        repo: &Repo,
+        private: OwnedFd,
+        path: PathBuf,
+        lock: FileLock,
+        waiting: &mut dyn FnMut(Duration),
+    ) -> Result<Self, PublishError> {
+        let fail = |source| PublishError::Io { path: path.clone(), source };
+        // What a crash has left would be taken for ours.
+        durable::unlink_if_there(&private, HOLDER).map_err(fail)?;
         let found = journal::read(private.as_fd()).map_err(fail)?;
         let durability = Durability::of(repo);
         let mut this = Self { private, path, durability, recovered: None, _lock: lock };
+        fault::point("publish-lock:taken").map_err(|source| this.io_error(source))?;
         match found {
             None => {}
             Some(Journal::OtherVersion(version)) => {
@@ -223,6 +272,7 @@ impl PublishLock {
             self.remove_journal()?;
             return Ok(Recovered { outcome: Outcome::Undone, refs });
         }
+        fault::point("recovery:decided").map_err(|source| self.io_error(source))?;
         let mut directories = HashSet::new();
         for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| recovered.found == FoundRef::Old) {
             directories.insert(ref_edit::write(repo, &edit.target, edit.new, self.durability)?);
@@ -235,6 +285,29 @@ impl PublishLock {
         }
         ref_edit::sync_directories(repo, &directories, self.durability)?;
         Ok(Recovered { outcome: Outcome::Completed, refs })
+    }
+
+    /// Says who holds the lock to those who wait for it: a text for messages, in the caller's own format.
+    ///
+    /// It is gone with the lock. That it cannot be written harms nobody.
+    pub fn say_holder(&self, text: &[u8]) {
+        let new_name = format!("{HOLDER}.new");
+        let write = || {
+            durable::create(&self.private, &new_name)?.write_all(text)?;
+            io::Result::Ok(renameat(&self.private, &new_name, &self.private, HOLDER)?)
+        };
+        let _ = write();
+    }
+
+    /// Reads what the holder of the lock has said, if there is one and it did, and when it said so, in seconds since 1970 UTC.
+    ///
+    /// Whoever may write to the repository may have written it. It may also be of another holder by now.
+    pub fn holder(repo: &Repo) -> Option<(Vec<u8>, u64)> {
+        let file = File::open(private_dir::path(repo).join(HOLDER)).ok()?;
+        let since_secs = u64::try_from(file.metadata().ok()?.mtime()).unwrap_or(0);
+        let mut text = Vec::new();
+        file.take(MAX_HOLDER_BYTES + 1).read_to_end(&mut text).ok()?;
+        (text.len() as u64 <= MAX_HOLDER_BYTES).then_some((text, since_secs))
     }
 
     /// Returns the directory `.treegraft`.

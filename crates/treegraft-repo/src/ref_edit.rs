@@ -178,6 +178,7 @@ pub(crate) fn delete(repo: &Repo, target: &RefTarget) -> Result<String, RefEditE
     let path = repo.ref_path(target);
     let (directory, _) = path.rsplit_once('/').expect("a ref is below `refs/heads`");
     durable::unlink_if_there(repo.dir(), path.as_str())
+        .and_then(|_| fault::point("ref-deleted"))
         .map_err(|source| RefEditError::Io { path: repo.path().join(&path), source })?;
     Ok(directory.to_owned())
 }
@@ -252,6 +253,7 @@ fn remove_empty(base: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     // The deepest come last; a ref that was made meanwhile makes its directory's removal fail.
     for directory in directories.iter().rev() {
         unlinkat(base, directory.as_str(), AtFlags::REMOVEDIR)?;
+        fault::point("ref-directory-removed")?;
     }
     Ok(())
 }

@@ -162,6 +162,43 @@ impl Repo {
     /// Lists the refs below a directory, unreadable ones as well.
     pub(crate) fn list_refs(&self, below: &str) -> Result<Vec<Found<RefName>>, RefError> {
         let mut found = Vec::new();
+        for (name, file_type) in self.ref_files(below)? {
+            let Ok(target) = RefName::new(name) else { continue };
+            let file = format!("{below}/{target}");
+            let commit = match self.read_ref_file(&file) {
+                Ok(Some(id)) => Ok(id),
+                Ok(None) if file_type == FileType::Symlink => {
+                    Err(RefError::DanglingAlias { path: self.path().join(file) })
+                }
+                // Deleted since it was listed.
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            found.push(Found { target, commit });
+        }
+        Ok(found)
+    }
+
+    /// Lists what is a ref by its content and none by its name, for those who must not miss one: libostree has names for refs
+    /// that are none here, and in the instant of writing a ref's new commit is under another name.
+    pub(crate) fn list_unnamed_refs(&self, below: &str) -> Result<Vec<(String, CommitId)>, RefError> {
+        let mut found = Vec::new();
+        for (name, _) in self.ref_files(below)? {
+            if RefName::new(name.as_str()).is_ok() {
+                continue;
+            }
+            match self.read_ref_file(&format!("{below}/{name}")) {
+                Ok(Some(id)) => found.push((name, id)),
+                Ok(None) | Err(RefError::Invalid { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Lists the files and symlinks below a directory with their names from there on.
+    fn ref_files(&self, below: &str) -> Result<Vec<(String, FileType)>, RefError> {
+        let mut files = Vec::new();
         let mut pending = vec![(String::new(), 0)];
         while let Some((prefix, depth)) = pending.pop() {
             let path = if prefix.is_empty() { below.to_owned() } else { format!("{below}/{prefix}") };
@@ -172,23 +209,12 @@ impl Repo {
                 let name = if prefix.is_empty() { entry } else { format!("{prefix}/{entry}") };
                 if file_type == FileType::Directory {
                     pending.push((name, depth + 1));
-                    continue;
+                } else {
+                    files.push((name, file_type));
                 }
-                let Ok(target) = RefName::new(name) else { continue };
-                let file = format!("{below}/{target}");
-                let commit = match self.read_ref_file(&file) {
-                    Ok(Some(id)) => Ok(id),
-                    Ok(None) if file_type == FileType::Symlink => {
-                        Err(RefError::DanglingAlias { path: self.path().join(file) })
-                    }
-                    // Deleted since it was listed.
-                    Ok(None) => continue,
-                    Err(error) => Err(error),
-                };
-                found.push(Found { target, commit });
             }
         }
-        Ok(found)
+        Ok(files)
     }
 
     /// Lists the names of the directories in a directory; none when it does not exist.

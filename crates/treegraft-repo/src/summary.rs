@@ -158,6 +158,11 @@ pub fn read(repo: &Repo) -> Result<Option<(Vec<u8>, Dict)>, SummaryError> {
     Ok(Some((summary, signatures.map_err(invalid)?)))
 }
 
+/// Reads `summary` alone, or nothing when there is none.
+pub fn read_unsigned(repo: &Repo) -> Result<Option<Vec<u8>>, SummaryError> {
+    read_file(repo, "summary")
+}
+
 fn read_file(repo: &Repo, name: &str) -> Result<Option<Vec<u8>>, SummaryError> {
     let path = repo.path().join(name);
     let read = |path: &std::path::Path| -> io::Result<Vec<u8>> {
@@ -201,14 +206,24 @@ pub fn write(repo: &Repo, lock: &PublishLock, summary: &[u8], signatures: Option
             durable::unlink_if_there(repo.dir(), "summary.sig")?;
         }
         fault::point("summary:signatures-renamed")?;
-        durability.sync_dir(repo.dir())
+        durability.sync_dir(repo.dir())?;
+        fault::point("summary:durable")
     };
     rename().map_err(fail(repo.path().join("summary")))
+}
+
+/// Makes durable what another program has written into the repository: a summary, and all that belongs to it.
+///
+/// libostree and flatpak sync the bytes of a summary, but not its name. The journal must not be gone before that.
+pub fn sync_foreign(repo: &Repo, lock: &PublishLock) -> Result<(), SummaryError> {
+    let synced = lock.durability().sync_fs(repo.dir()).and_then(|()| fault::point("summary:foreign-durable"));
+    synced.map_err(|source| SummaryError::Io { path: repo.path().to_owned(), source })
 }
 
 fn write_new(lock: &PublishLock, name: &str, data: &[u8]) -> io::Result<File> {
     let mut file = durable::create(lock.private_dir(), name)?;
     file.write_all(data)?;
+    fault::point("summary:part-written")?;
     Ok(file)
 }
 

@@ -250,9 +250,10 @@ impl<'r> Transaction<'r> {
     /// Removes a commit's tombstone and its mark as partial.
     fn forget_absence(&self, commit: ObjectName) -> Result<(), TransactionError> {
         let tombstone = ObjectName::new(ObjectKind::TombstoneCommit, commit.checksum).loose_path("filez");
-        let partial = format!("state/{}.commitpartial", commit.checksum);
+        let partial = Repo::partial_path(CommitId(commit.checksum));
         for path in [tombstone, partial] {
             durable::unlink_if_there(self.repo.dir(), path.as_str())
+                .and_then(|_| fault::point("transaction:absence-forgotten"))
                 .map_err(|source| io_error(&self.repo.path().join(path), source))?;
         }
         Ok(())
@@ -267,6 +268,7 @@ impl<'r> Prepared<'r> {
     pub fn commit(self) -> Result<Committed<'r>, TransactionError> {
         let Self { repo, lock, edits } = self;
         check_expected(repo, &edits)?;
+        fault::point("transaction:checked").map_err(|source| io_error(repo.path(), source))?;
         if edits.is_empty() {
             return Ok(Committed { lock });
         }
@@ -334,6 +336,7 @@ fn set_back(repo: &Repo, edits: &[RefEdit], lock: &PublishLock) -> Result<(), Tr
             Some(old) => ref_edit::write(repo, target, *old, lock.durability())?,
             None => ref_edit::delete(repo, target)?,
         });
+        fault::point("transaction:ref-set-back").map_err(|source| io_error(repo.path(), source))?;
     }
     if !directories.is_empty() {
         ref_edit::sync_directories(repo, &directories, lock.durability())?;
@@ -364,7 +367,10 @@ impl Touched {
         if !*touched {
             *touched = true;
             match mkdirat(repo.objects_dir(), LoosePath::new(name, Mode::Archive).directory(), DIRECTORY_MODE) {
-                Ok(()) => self.is_any_new = true,
+                Ok(()) => {
+                    self.is_any_new = true;
+                    fault::point("transaction:directory-made")?;
+                }
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }

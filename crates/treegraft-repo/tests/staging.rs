@@ -11,7 +11,10 @@ use std::{
 
 use support::{Pair, bytes, closure, commit, open, paths, stage, stage_all};
 use treegraft_object::{Checksum, CommitId, ObjectKind, ObjectName};
-use treegraft_repo::{Closure, FileLock, Find, LockKind, Repo, Resumed, Staging, StagingError};
+use treegraft_repo::{
+    Cleared, Closure, FileLock, Find, LockKind, MAX_LEFTOVER_AGE_SECS, Repo, Resumed, Staging, StagingError,
+    fault::{self, Stop},
+};
 use treegraft_testkit::{Ostree, RepoMode};
 
 /// A pair of repositories with a commit to push.
@@ -20,6 +23,31 @@ fn pair() -> Option<(Ostree, Pair, CommitId)> {
     let pair = Pair::new(&ostree);
     let id = commit(&ostree, &pair.source, "main", "the first");
     Some((ostree, pair, id))
+}
+
+/// Lets pushes be interrupted, and waits until nobody holds their locks.
+///
+/// A process that another test has just started has copies of them until it has become another program.
+fn interrupt<const N: usize>(pushes: [Staging; N]) {
+    let locks = pushes.each_ref().map(|staging| staging.path().join("lock"));
+    drop(pushes);
+    wait_until(|| {
+        let is_free =
+            |path: &PathBuf| FileLock::try_acquire(path, LockKind::Exclusive).is_ok_and(|lock| lock.is_some());
+        locks.iter().all(is_free).then_some(())
+    });
+}
+
+/// Waits until there is a result.
+fn wait_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Some(result) = look() {
+            return result;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "what is waited for happens");
+        std::thread::yield_now();
+    }
 }
 
 fn open_staging(repo: &Repo) -> (Staging, Resumed) {
@@ -203,7 +231,7 @@ fn an_interrupted_push_is_resumed() {
     stage_all(&staging, &source, &names);
     let partial = staging.path().join(format!("{}/.77", &names[0].checksum.to_hex()[..2]));
     fs::write(partial, "half of an object").expect("the directory is there");
-    drop(staging);
+    interrupt([staging]);
     let (staging, resumed) = open_staging(&repo);
     let size: u64 = names.iter().map(|&name| bytes(&source, name).len() as u64).sum();
     assert_eq!(resumed, Resumed { objects: names.len() as u64, bytes: size }, "everything that was named is there");
@@ -221,7 +249,7 @@ fn objects_of_another_boot_are_verified_again() {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &names);
         let area = staging.path().to_owned();
-        drop(staging);
+        interrupt([staging]);
         match boot_id {
             Some(text) => fs::write(area.join("boot-id"), text).expect("it is ours"),
             None => fs::remove_file(area.join("boot-id")).expect("it is ours"),
@@ -261,7 +289,7 @@ fn several_dead_areas_become_one() {
     let (two, resumed) = open_staging(&repo);
     assert_eq!(resumed, Resumed::default(), "what is alive is not adopted");
     stage_all(&two, &source, &second);
-    drop((one, two));
+    interrupt([one, two]);
     // A push that died before it had locked its area.
     fs::create_dir(pair.target.join(".treegraft/staging/0123456789abcdef")).expect("it is ours");
     let (staging, resumed) = open_staging(&repo);
@@ -282,7 +310,7 @@ fn a_success_leaves_to_others_what_they_wait_to_resume() {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &interrupted);
         stage_all(&staging, &source, &[own.into()]);
-        drop(staging);
+        interrupt([staging]);
         let (staging, resumed) = open_staging(&repo);
         stage_all(&staging, &source, &pushed);
         (staging, resumed.objects)
@@ -306,7 +334,7 @@ fn a_success_leaves_to_others_what_they_wait_to_resume() {
         waiting + shared,
         "what was adopted stays but for the pushed commit, what was staged goes"
     );
-    let limit_secs = written_secs(&staging) + treegraft_repo::MAX_LEFTOVER_AGE_SECS;
+    let limit_secs = written_secs(&staging) + MAX_LEFTOVER_AGE_SECS;
     staging.retire(&repo, &[own], limit_secs + 60).expect("it can be ended");
     assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "a day later nothing is left");
 
@@ -314,6 +342,98 @@ fn a_success_leaves_to_others_what_they_wait_to_resume() {
     ostree.pull_local(&pair.target, &pair.source, &["other"]);
     staging.retire(&repo, &[own], young_secs).expect("it can be ended");
     assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "what was published meanwhile is of no use to anybody");
+}
+
+/// Lets an object look as if it had been received at another time.
+fn set_written(staging: &Path, name: ObjectName, secs: u64) {
+    let path = name.loose_path("filez").replacen("objects", &staging.display().to_string(), 1);
+    let file = fs::File::options().append(true).open(path).expect("it is staged");
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(secs)).expect("it is ours");
+}
+
+/// Returns what is left by dead pushes when it is so many objects.
+fn wait_for_leftovers(repo: &Repo, now_secs: u64, objects: u64) -> Cleared {
+    wait_until(|| {
+        let told = Staging::old_leftovers(repo, now_secs).expect("it can be looked at");
+        Some(told).filter(|told| told.objects == objects)
+    })
+}
+
+#[test]
+fn what_dead_pushes_left_is_cleared_after_a_day_without_another_push() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let names = closure(&source, id);
+    let now_secs = 10_000_000;
+    let stage = |written_secs: u64| {
+        let (staging, _) = open_staging(&repo);
+        stage_all(&staging, &source, &names);
+        for &name in &names {
+            set_written(staging.path(), name, written_secs);
+        }
+        staging
+    };
+    let old = stage(now_secs - MAX_LEFTOVER_AGE_SECS);
+    // Three alive at a time make three areas; the third one goes on living.
+    let young = stage(now_secs - MAX_LEFTOVER_AGE_SECS + 1);
+    let alive = stage(now_secs - 10 * MAX_LEFTOVER_AGE_SECS);
+    fs::create_dir_all(young.path().join("zz")).expect("it can be made");
+    fs::write(young.path().join("zz/.7"), "half an object").expect("it can be written");
+    set_written(young.path(), names[0], now_secs - 2 * MAX_LEFTOVER_AGE_SECS);
+    set_written(young.path(), names[1], now_secs + 5 * MAX_LEFTOVER_AGE_SECS);
+    let (old_path, young_path) = (old.path().to_owned(), young.path().to_owned());
+    assert_eq!(
+        Staging::clear_leftovers(&repo, now_secs).expect("it can be looked at"),
+        Cleared::default(),
+        "while pushes live nothing of theirs is touched, however old it is"
+    );
+    interrupt([old, young]);
+    let before = paths(&pair.target.join(".treegraft"));
+    let told = wait_for_leftovers(&repo, now_secs, names.len() as u64 + 1);
+    assert_eq!(paths(&pair.target.join(".treegraft")), before, "telling changes nothing");
+    let cleared = Staging::clear_leftovers(&repo, now_secs).expect("it can be cleared");
+    assert_eq!(cleared, told, "what was told is done");
+    assert_eq!(
+        (cleared.areas, cleared.objects),
+        (1, names.len() as u64 + 1),
+        "one area, and the old object of another"
+    );
+    assert!(!old_path.exists(), "the area of the push that died a day ago is gone");
+    assert!(young_path.exists() && !young_path.join("zz/.7").exists(), "what was half received is gone from the other");
+    assert!(names.iter().all(|&name| alive.has(name)), "the living push has its objects");
+    let (_adopting, resumed) = open_staging(&repo);
+    assert_eq!(resumed.objects, names.len() as u64 - 1, "the next try finds what was received less than a day ago");
+}
+
+#[test]
+fn clearing_that_is_cut_off_is_finished_by_the_next() {
+    let Some((_ostree, pair, id)) = pair() else { return };
+    let (repo, source) = (open(&pair.target), open(&pair.source));
+    let names = closure(&source, id);
+    let later_secs = u64::from(u32::MAX);
+    let dead = || {
+        let (staging, _) = open_staging(&repo);
+        stage_all(&staging, &source, &names);
+        drop(staging);
+        wait_for_leftovers(&repo, later_secs, names.len() as u64);
+    };
+    dead();
+    let (result, points) = fault::watch(|| Staging::clear_leftovers(&repo, later_secs));
+    assert_eq!(result.expect("it can be cleared").objects, names.len() as u64, "all of it is old");
+    for (number, point) in points.iter().enumerate() {
+        dead();
+        let (result, _) = fault::stop_at(number, Stop::Fail, || Staging::clear_leftovers(&repo, later_secs));
+        assert_eq!(result.expect_err("it stops").code(), "io", "at {point}");
+        let (staging, _) = open_staging(&repo);
+        stage_all(&staging, &source, &names);
+        assert!(names.iter().all(|&name| staging.has(name)), "a push works at {point}");
+        drop(staging);
+        wait_for_leftovers(&repo, later_secs, names.len() as u64);
+        Staging::clear_leftovers(&repo, later_secs).expect("it can be cleared");
+        assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "nothing is left after {point}");
+    }
+    assert!(!points.is_empty(), "the points are passed");
+    assert_eq!(Staging::clear_leftovers(&open(&pair.source), 0).expect("there is nothing"), Cleared::default());
 }
 
 #[test]
@@ -340,7 +460,7 @@ fn many_pushes_open_at_once() {
     for _ in 0..10 {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &names);
-        drop(staging);
+        interrupt([staging]);
         let resumed: Vec<(Staging, Resumed)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| open_staging(&repo))).collect();
             threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
@@ -371,9 +491,11 @@ fn pushes_that_come_and_go_never_lose_their_area() {
                     assert!(staging.is_linked(), "nobody cleared the area away between its making and its locking");
                     let _ = stage(&staging, name, data).expect("the area is there");
                     assert!(staging.has(name), "nobody takes objects away");
-                    // Some end well, some are interrupted.
+                    // Some end well, some are interrupted, and somebody clears up all the time.
                     if (thread + round) % 2 == 0 {
                         staging.remove().expect("it can be removed");
+                    } else {
+                        Staging::clear_leftovers(repo, 0).expect("nothing is in its way");
                     }
                 }
             });

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
 use treegraft_object::{Commit, CommitId, DirTreeId, ObjectName, detached, gvariant::Dict};
-use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging};
+use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging, fault};
 use treegraft_sign::SignedData;
 use treegraft_wire::{ApiError, ErrorCode, RefOffer};
 
 use crate::{
     Receiver,
     config::DetachedMetadata,
-    error::{chain, from_check, from_read, from_sign, from_staging},
+    error::{chain, from_check, from_io, from_read, from_sign, from_staging},
     policy,
     recorded_sizes::RecordedSizes,
     session::Session,
@@ -191,6 +191,7 @@ impl<'p> Commits<'p> {
     /// Stages a commit and its detached metadata with the server's signatures.
     fn stage(&mut self, id: CommitId, data: &[u8], mut metadata: Dict) -> Result<(), ApiError> {
         signing::sign_into(&mut metadata, &self.receiver.keys, data).map_err(from_sign)?;
+        fault::point("commit:signed").map_err(from_io)?;
         self.staging.stage_metadata(id, data).map_err(from_staging)?;
         self.objects.push(id.into());
         if !metadata.is_empty() {
@@ -198,7 +199,7 @@ impl<'p> Commits<'p> {
             self.staging.stage_metadata(name, &metadata.encode()).map_err(from_staging)?;
             self.objects.push(name);
         }
-        Ok(())
+        fault::point("commit:staged").map_err(from_io)
     }
 
     /// Returns the detached metadata that came with a commit of this push. What another push has left is none of its.

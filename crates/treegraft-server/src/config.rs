@@ -151,6 +151,14 @@ settings! {
     /// `OSTREE_RECEIVE_REFS` the refs that have moved, joined by spaces (left out above 100 KiB).
     /// A prune in it waits for the pushes that are under way, and they for it: leave that to a job of its own.
     update_command: Vec<String> = Vec::new(), r#"["/usr/local/bin/update-repo", "--quick"]"#;
+    /// A program and its arguments that may refuse a push, run before anything becomes visible. Its end with another status
+    /// than 0 refuses; what it says is told to the pusher. It gets the refs as JSON on standard input; see docs/hooks.md.
+    pre_publish_hook: Vec<String> = Vec::new(), r#"["/usr/local/bin/check-push", "--strict"]"#;
+    /// A program and its arguments that run after a push was published, when all locks are free. Its failure is told to the
+    /// pusher and changes nothing. It runs again if it was interrupted; see docs/hooks.md.
+    post_publish_hook: Vec<String> = Vec::new(), r#"["/usr/local/bin/purge-cdn"]"#;
+    /// Seconds after which a hook is killed with everything that it has started.
+    hook_timeout_secs: u64 = 60, "60";
     /// Largest content object in bytes, as it is stored: compressed.
     max_object_bytes: u64 = 16 << 30, "17179869184";
     /// Largest file in bytes, unpacked. Compression makes up to a thousand times more of what is stored, and every client

@@ -44,8 +44,14 @@ fn no_space(detail: String) -> ApiError {
         .hint("make room on the server, or lower `core.min-free-space-percent` or `core.min-free-space-size`")
 }
 
+/// An error of a fault point, and of whatever else is the disk's.
+pub(crate) fn from_io(error: io::Error) -> ApiError {
+    from_disk(&error)
+}
+
 pub(crate) fn from_read(error: ReadError) -> ApiError {
-    ApiError::new(ErrorCode::Repository, chain(&error)).hint("run `treegraft fsck` on the server")
+    let answer = ApiError::new(ErrorCode::Repository, chain(&error));
+    if error.is_temporary() { answer.temporary(true) } else { answer.hint("run `treegraft fsck` on the server") }
 }
 
 /// An error of looking whether a pushed commit is complete: what is wrong with its tree is not the server's fault.
@@ -60,7 +66,7 @@ pub(crate) fn from_check(error: ReadError) -> ApiError {
 }
 
 pub(crate) fn from_ref(error: RefError) -> ApiError {
-    ApiError::new(ErrorCode::Repository, chain(&error))
+    ApiError::new(ErrorCode::Repository, chain(&error)).temporary(error.is_temporary())
 }
 
 pub(crate) fn from_lock(error: LockError) -> ApiError {
@@ -94,7 +100,7 @@ pub(crate) fn from_staging(error: StagingError) -> ApiError {
         StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail)
             .of_object(&name)
             .hint("the server's administrator can raise `max-object-bytes` for this repository"),
-        error => from_disk(&error),
+        error => from_disk(&error).temporary(error.is_temporary()),
     }
 }
 
@@ -115,7 +121,7 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
         TransactionError::TooManyRefs { .. } => {
             ApiError::new(ErrorCode::TooLarge, detail).hint("refs under extra collection ids count as well")
         }
-        error => from_disk(&error),
+        error => from_disk(&error).temporary(error.is_temporary()),
     }
 }
 

@@ -8,8 +8,11 @@
 //!   code on blocking threads.
 //! * `pushes`: the pushes of a connection and their bounds, `budget` how much each may send. `session`: one push, its locks and its staging area; `knowledge`
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
+//! * `holder`: who publishes, for those who wait.
+//! * `hooks`: the administrator's programs that are asked before a publication and told after it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
-//!   holds what is asked for against rights and settings.
+//!   holds what is asked for against rights and settings, `earlier` finds what another try of the push has published.
+//! * `prune`: deleting what nothing leads to, with all that belongs to it.
 //!
 //! # What holds
 //!
@@ -25,12 +28,16 @@ mod budget;
 mod commits;
 pub mod config;
 mod connection;
+mod earlier;
 mod error;
 mod handlers;
+mod holder;
+mod hooks;
 mod knowledge;
 mod metadata;
 pub mod ostree_receive;
 mod policy;
+mod prune;
 mod publish;
 mod pushes;
 mod receiver;
@@ -38,6 +45,8 @@ mod recorded_sizes;
 pub mod rights;
 mod session;
 mod signing;
+mod text;
 
 pub use connection::{ServeError, serve_connection, serve_refusal};
-pub use receiver::{Clock, Receiver, ReceiverError};
+pub use prune::{PruneError, Pruned};
+pub use receiver::{Account, Clock, Receiver, ReceiverError};

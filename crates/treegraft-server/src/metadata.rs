@@ -2,13 +2,13 @@
 
 use treegraft_flatpak::{ReplacementCommand, UpdateRepo, UpdateRepoError, is_flatpak_ref};
 use treegraft_object::{RefName, detached, gvariant::Dict};
-use treegraft_repo::{PublishLock, deltas, summary};
+use treegraft_repo::{PublishLock, deltas, fault, summary};
 use treegraft_wire::{ApiError, ErrorCode};
 
 use crate::{
     Receiver,
     config::FlatpakUpdate,
-    error::{chain, from_deltas, from_ref, from_sign, from_summary},
+    error::{chain, from_deltas, from_io, from_ref, from_sign, from_summary},
     signing,
 };
 
@@ -63,14 +63,16 @@ fn write_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError
     let data = summary::build(&receiver.repo, (receiver.clock)(), &Dict::new()).map_err(from_summary)?;
     let mut signatures = Dict::new();
     signing::sign_into(&mut signatures, &receiver.keys, &data).map_err(from_sign)?;
+    fault::point("summary:signed").map_err(from_io)?;
     let signatures = Some(&signatures).filter(|signatures| !signatures.is_empty());
     summary::write(&receiver.repo, lock, &data, signatures).map_err(from_summary)
 }
 
-/// Adds the signatures that the program which wrote the summary did not make.
+/// Makes durable what another program has written, and adds the signatures that it did not make.
 ///
 /// `flatpak` signs with OpenPGP only; a configured command may not sign at all.
 fn sign_foreign_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), ApiError> {
+    summary::sync_foreign(&receiver.repo, lock).map_err(from_summary)?;
     let Some((data, mut signatures)) = summary::read(&receiver.repo).map_err(from_summary)? else {
         return Ok(());
     };
@@ -81,6 +83,7 @@ fn sign_foreign_summary(receiver: &Receiver, lock: &PublishLock) -> Result<(), A
     for key in missing {
         let signature = key.sign(&data).map_err(from_sign)?;
         detached::append_signature(&mut signatures, key.metadata_key(), &signature);
+        fault::point("foreign-summary:signed").map_err(from_io)?;
     }
     summary::write(&receiver.repo, lock, &data, Some(&signatures)).map_err(from_summary)
 }

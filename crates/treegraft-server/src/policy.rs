@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use treegraft_flatpak::{FlatpakRef, GraftOptions, SUBSETS, TOKEN_TYPE, is_flatpak_ref, is_generated_ref};
 use treegraft_object::{Commit, CommitId, RefName};
 use treegraft_repo::{Find, ReadError};
-use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefOffer, Verdict};
+use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefChange, RefOffer, RetriedOffer, Verdict};
 
 use crate::{
-    Receiver,
+    Receiver, earlier,
     error::{chain, from_read, from_ref},
     rights::Action,
 };
@@ -15,23 +15,41 @@ use crate::{
 /// Most commits that are walked to find the head among a pushed commit's ancestors.
 const MAX_ANCESTRY: usize = 100_000;
 
+/// What a push means for a ref.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judged {
+    /// The ref's head now.
+    pub(crate) head: Option<CommitId>,
+    pub(crate) verdict: Verdict,
+    /// What makes it unchanged when it is not the head itself.
+    pub(crate) published: Option<RefChange>,
+}
+
 /// Judges an offer against the ref's head now.
 ///
 /// When a push is opened, only the client's word is there about the commit; `commit` is the commit itself once it has
-/// arrived, and then its word counts.
+/// arrived, and then its word counts. `since` is the head at an earlier moment of the same push: what has come onto the ref
+/// since then may be this push already.
 pub(crate) fn judge(
     receiver: &Receiver,
     offer: &RefOffer,
     commit: Option<&Commit>,
-) -> Result<(Option<CommitId>, Verdict), ApiError> {
+    since: Option<RetriedOffer>,
+) -> Result<Judged, ApiError> {
     // First of all: of what somebody may not write, nothing is told either.
     check_rights(receiver, offer)?;
     check_name(receiver, &offer.name)?;
     check_options(offer)?;
+    let judged = |head, verdict, published| Ok(Judged { head, verdict, published });
     let Some(head_id) = receiver.repo.resolve_ref(&offer.name).map_err(from_ref)? else {
         check_kept_metadata(receiver, offer, None, commit)?;
-        return Ok((None, Verdict::Publish));
+        return judged(None, Verdict::Publish, None);
     };
+    if let Some(since) = since
+        && let Some(change) = earlier::published_since(&receiver.repo, offer, commit, since.head, head_id)?
+    {
+        return judged(Some(head_id), Verdict::Unchanged, Some(change));
+    }
     let head = receiver.repo.commit(head_id).map_err(from_read)?;
     let (root_tree, root_meta, commit_timestamp_secs) = match commit {
         Some(commit) => (commit.root_tree, commit.root_meta, commit.timestamp_secs),
@@ -42,14 +60,14 @@ pub(crate) fn judge(
         GraftMode::Exact => offer.commit == head_id,
     };
     if is_unchanged {
-        return Ok((Some(head_id), Verdict::Unchanged));
+        return judged(Some(head_id), Verdict::Unchanged, None);
     }
     let timestamp_secs = offer.graft.timestamp_secs.unwrap_or(commit_timestamp_secs);
     if timestamp_secs < head.timestamp_secs {
         check_older(receiver, offer, timestamp_secs, head.timestamp_secs)?;
     }
     check_kept_metadata(receiver, offer, Some(&head), commit)?;
-    Ok((Some(head_id), Verdict::Publish))
+    judged(Some(head_id), Verdict::Publish, None)
 }
 
 fn check_name(receiver: &Receiver, name: &RefName) -> Result<(), ApiError> {

@@ -5,26 +5,27 @@
 //! 1. Every commit must be complete in staging area and repository together, and signed where the settings demand it.
 //! 2. The publish lock is taken; the heads cannot move under other pushes from here on.
 //! 3. New commits and their signatures are made and staged. A missing key stops the push here, with nothing visible.
+//!    The administrator's hook may stop it as well.
 //! 4. Objects become durable and move into place, commits last.
 //! 5. The journal is written, the refs move. From the journal on, the publish is finished even after a crash.
 //! 6. The summary is written and signed, the journal removed.
-
-use std::time::Duration;
+//! 7. The locks are free; the administrator's other hook hears of it.
 
 use treegraft_object::CommitId;
-use treegraft_repo::{Prepared, PublishLock, RefEdit, RefTarget, Transaction};
-use treegraft_wire::{ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefOffer, Verdict};
+use treegraft_repo::{Pending, Prepared, PublishLock, RefEdit, RefTarget, Transaction, fault};
+use treegraft_wire::{
+    ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict, Waiting,
+};
 
 use crate::{
     Receiver, budget,
     commits::Commits,
-    error::{chain, from_publish, from_ref, from_transaction},
-    metadata, policy,
+    earlier,
+    error::{chain, from_io, from_publish, from_ref, from_transaction},
+    holder, hooks, metadata,
+    policy::{self, Judged},
     session::{Offer, Session},
 };
-
-/// Seconds between two notices that a push still waits.
-const WAITING_NOTICE_SECS: u64 = 5;
 
 type Report<'r> = dyn FnMut(PublishEvent) + 'r;
 
@@ -35,15 +36,21 @@ struct Move<'o> {
     new: CommitId,
 }
 
+/// What was published, and what has to follow when the locks are free.
+pub(crate) struct Done {
+    pub(crate) published: Published,
+    pub(crate) hook: Option<Pending>,
+}
+
 /// Publishes everything that a session offers, or nothing.
-pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_>) -> Result<Published, ApiError> {
+pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_>) -> Result<Done, ApiError> {
     receiver.rights().check_publish()?;
     let staging = session.staging()?;
     let view = staging.view(&receiver.repo);
     report(PublishEvent::Phase { phase: Phase::Check });
     let mut commits = Commits::new(receiver, session, staging, &view);
     let mut sources = Vec::new();
-    for Offer { asked, told } in &session.offers {
+    for Offer { asked, told, .. } in &session.offers {
         sources.push(match told {
             Verdict::Publish => {
                 let commit = commits.complete(asked, asked.commit)?;
@@ -54,12 +61,19 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         });
     }
 
-    let (lock, mut notes) = acquire(receiver, report)?;
+    fault::point("publish:checked").map_err(from_io)?;
+    let (lock, mut notes) = acquire(receiver, session, report)?;
+    fault::point("publish:locked").map_err(from_io)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
-    for (Offer { asked: offer, .. }, source) in session.offers.iter().zip(&sources) {
-        let (head, verdict) = policy::judge(receiver, offer, source.as_ref())?;
+    for (Offer { asked: offer, since, .. }, source) in session.offers.iter().zip(&sources) {
+        let Judged { head, verdict, published } = policy::judge(receiver, offer, source.as_ref(), Some(*since))?;
+        if let Some(change @ RefChange { old, new }) = published {
+            notes.extend(earlier::moved_on(offer, change, head));
+            refs.push(PublishedRef { name: offer.name.clone(), old, new });
+            continue;
+        }
         let new = match (verdict, source, offer.mode) {
             (Verdict::Unchanged, ..) => head.unwrap_or(offer.commit),
             (Verdict::Publish, Some(source), GraftMode::Rebase) => commits.graft(offer, source, head)?,
@@ -72,28 +86,37 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         refs.push(PublishedRef { name: offer.name.clone(), old: head, new });
     }
     if moves.is_empty() {
-        return Ok(Published { refs, notes });
+        return Ok(Done { published: Published { refs, notes }, hook: None });
     }
 
     session.budget.check(commits.of_trees())?;
     if commits.of_trees().1 > budget::quota_left(receiver, false)? {
         return Err(budget::quota_exceeded());
     }
+    let edits = edits(receiver, &moves)?;
+    if !receiver.settings.pre_publish_hook.is_empty() {
+        report(PublishEvent::Phase { phase: Phase::Hook });
+        notes.extend(hooks::before(receiver, session, &lock, &edits)?);
+    }
+
     report(PublishEvent::Phase { phase: Phase::Publish });
     let mut transaction = Transaction::new(&receiver.repo, &lock, staging);
     transaction.link(commits.objects());
-    for edit in edits(receiver, &moves)? {
-        transaction.set_ref(edit);
+    for edit in &edits {
+        transaction.set_ref(edit.clone());
     }
     let committed = transaction.prepare().and_then(Prepared::commit).map_err(from_transaction)?;
 
+    let hook = hooks::record(receiver, session, &lock, &edits)?;
     session.release_lock();
     commits.record_sizes(&lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
     let names: Vec<_> = moves.iter().map(|Move { offer, .. }| &offer.name).collect();
-    notes.extend(metadata::update_after(receiver, &lock, &names).map_err(|error| published_but_stale(error, &moves))?);
+    let updated = fault::point("publish:refs-moved").map_err(from_io);
+    let updated = updated.and_then(|()| metadata::update_after(receiver, &lock, &names));
+    notes.extend(updated.map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
-    Ok(Published { refs, notes })
+    Ok(Done { published: Published { refs, notes }, hook })
 }
 
 /// Says that a ref which had nothing to publish when the push was opened has now.
@@ -105,17 +128,17 @@ fn moved_meanwhile(offer: &RefOffer) -> ApiError {
 }
 
 /// Takes the publish lock, and finishes a publish that was interrupted before. Returns notes about it.
-fn acquire(receiver: &Receiver, report: &mut Report<'_>) -> Result<(PublishLock, Vec<String>), ApiError> {
-    let mut noticed_secs = None;
-    let mut waiting = |waited: Duration| {
-        let waited_secs = waited.as_secs();
-        if noticed_secs.is_none_or(|noticed| waited_secs >= noticed + WAITING_NOTICE_SECS) {
-            noticed_secs = Some(waited_secs);
-            let reason = "another push publishes to this repository".to_owned();
-            report(PublishEvent::Waiting { reason, waited_secs });
-        }
-    };
+fn acquire(
+    receiver: &Receiver,
+    session: &Session,
+    report: &mut Report<'_>,
+) -> Result<(PublishLock, Vec<String>), ApiError> {
+    let mut waiting = holder::notices(|waited_secs| {
+        let reason = "another push publishes to this repository".to_owned();
+        report(PublishEvent::Waiting(Waiting { reason, waited_secs, holder: holder::read(&receiver.repo) }));
+    });
     let mut lock = PublishLock::acquire(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    holder::say(session, &lock);
     let notes = finish_recovery(receiver, &mut lock)?;
     Ok((lock, notes))
 }
@@ -130,7 +153,9 @@ pub(crate) fn finish_recovery(receiver: &Receiver, lock: &mut PublishLock) -> Re
     }
     let names: Vec<String> = recovered.refs.iter().map(|found| format!("`{}`", found.edit.target)).collect();
     let mut notes = vec![format!("An interrupted publish of {} was found and finished", names.join(", "))];
+    hooks::record_recovered(receiver, lock, recovered)?;
     notes.extend(metadata::update(receiver, lock)?);
+    fault::point("publish:recovery-finished").map_err(from_io)?;
     lock.finish_recovery().map_err(from_publish)?;
     Ok(notes)
 }

@@ -1,6 +1,10 @@
 //! One repository that can be pushed to.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::task::TaskTracker;
 use treegraft_repo::{Mode, OpenError, PublishLock, Repo};
@@ -10,13 +14,22 @@ use treegraft_wire::ApiError;
 use crate::{
     config::Settings,
     error::from_publish,
-    metadata, publish,
+    hooks, metadata, publish,
     rights::{Caller, Rights},
     signing::{self, KeyError},
 };
 
 /// Tells the time in seconds since 1970 UTC.
 pub type Clock = fn() -> u64;
+
+/// The account that the receiver runs as, for the environment of hooks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// Its name.
+    pub user: Option<String>,
+    /// Its home directory.
+    pub home: Option<PathBuf>,
+}
 
 /// One repository and its settings.
 #[derive(Debug)]
@@ -29,6 +42,7 @@ pub struct Receiver {
     pub(crate) keys: SigningKeys,
     pub(crate) trusted: Vec<Box<dyn TrustedKeys>>,
     pub(crate) clock: Clock,
+    pub(crate) account: Account,
     /// Work on blocking threads. It outlives the request that began it, and the connection.
     pub(crate) work: TaskTracker,
 }
@@ -43,7 +57,7 @@ pub enum ReceiverError {
     #[error("`{path}` is a repository of mode `{mode}`, only archive repositories can be pushed to", path = path.display())]
     NotArchive {
         /// The repository.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Its mode.
         mode: Mode,
     },
@@ -51,7 +65,7 @@ pub enum ReceiverError {
     #[error("The repository `{path}` is not writable for this user", path = path.display())]
     NotWritable {
         /// The repository.
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
     /// A key that the configuration names cannot be used.
     #[error("Could not load the keys of the server's configuration")]
@@ -79,6 +93,7 @@ impl Receiver {
             keys,
             trusted,
             clock,
+            account: Account::default(),
             work,
         })
     }
@@ -102,6 +117,13 @@ impl Receiver {
         Rights::of(&self.settings, &self.caller)
     }
 
+    /// Says which account it runs as.
+    #[must_use]
+    pub fn with_account(mut self, account: Account) -> Self {
+        self.account = account;
+        self
+    }
+
     /// Returns the repository.
     pub fn repo(&self) -> &Repo {
         &self.repo
@@ -115,6 +137,8 @@ impl Receiver {
         let mut lock = PublishLock::acquire(&self.repo, waiting).map_err(from_publish)?;
         let mut notes = publish::finish_recovery(self, &mut lock)?;
         notes.extend(metadata::update(self, &lock)?);
+        drop(lock);
+        notes.extend(hooks::run_orphans(self));
         Ok(notes)
     }
 

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use treegraft_object::DirTreeId;
-use treegraft_repo::{PublishLock, Repo, cache};
+use treegraft_repo::{Find, PublishLock, Repo, cache};
 
 /// The cache's name.
 const NAME: &str = "download-sizes";
@@ -48,11 +48,27 @@ impl RecordedSizes {
             record.clear();
         }
         record.extend(trees.iter().map(|&(_, new, bytes)| (new, bytes)));
-        let text = record.iter().fold(String::new(), |mut text, (root, bytes)| {
-            let _ = writeln!(text, "{root} {bytes}");
-            text
-        });
-        // Without it the next push only takes longer.
-        let _ = cache::write(lock, NAME, text.as_bytes());
+        write(lock, &record);
     }
+
+    /// Takes trees from the record that are not there any more.
+    ///
+    /// They may come back, compressed in another way and of another size.
+    pub(crate) fn forget_deleted(lock: &PublishLock, repo: &Repo) {
+        let mut record = Self::read(repo).0;
+        let count = record.len();
+        record.retain(|&root, _| repo.has(root.into()).unwrap_or(false));
+        if record.len() < count {
+            write(lock, &record);
+        }
+    }
+}
+
+fn write(lock: &PublishLock, record: &BTreeMap<DirTreeId, u64>) {
+    let text = record.iter().fold(String::new(), |mut text, (root, bytes)| {
+        let _ = writeln!(text, "{root} {bytes}");
+        text
+    });
+    // Without it the next push only takes longer.
+    let _ = cache::write(lock, NAME, text.as_bytes());
 }

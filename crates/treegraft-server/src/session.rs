@@ -4,24 +4,27 @@ use std::{
     collections::HashSet,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use treegraft_object::{Checksum, CommitId};
-use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError};
+use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError, fault};
 use treegraft_wire::{
     ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
-    Verdict,
+    RetriedOffer, Verdict, Waiting,
 };
 
 use crate::{
     Receiver,
     budget::{self, Budget},
-    error::{from_lock, from_publish, from_staging},
+    earlier,
+    error::{from_io, from_lock, from_publish, from_staging},
+    holder, hooks,
     knowledge::Knowledge,
-    policy, publish,
+    policy::{self, Judged},
+    publish,
     pushes::Slot,
     rights::PushLimits,
+    text,
 };
 
 /// Most names in one question: a quarter of a million files in four questions, two megabytes each.
@@ -30,10 +33,15 @@ pub(crate) const MAX_QUESTION_NAMES: u32 = 65_536;
 /// Most object streams of one connection at a time. Each has a blocking thread that inflates and hashes.
 pub(crate) const MAX_STREAMS: u32 = 8;
 
+/// Most of a client's name for itself that is kept, in characters.
+const MAX_CLIENT_CHARS: usize = 200;
+
 /// What a push offers to a ref, and what the client was told about it when the push was opened.
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) asked: RefOffer,
+    /// The ref's head when the push was first opened, which may have been an earlier try.
+    pub(crate) since: RetriedOffer,
     /// Of a ref that is unchanged the client sends nothing, not even the commit.
     pub(crate) told: Verdict,
 }
@@ -42,6 +50,10 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: PushId,
+    /// What the client calls itself. It is nothing but a text.
+    pub(crate) client: String,
+    /// Who and where it says that it is; what it calls itself when it does not.
+    pub(crate) who: String,
     pub(crate) offers: Vec<Offer>,
     /// Nothing to publish needs no staging area.
     staging: Option<Staging>,
@@ -87,6 +99,7 @@ impl Session {
         id: PushId,
         slot: Arc<Slot>,
         request: OpenRequest,
+        waiting: &mut dyn FnMut(Waiting),
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
         if request.purpose == Purpose::Push {
@@ -94,15 +107,28 @@ impl Session {
         }
         let mut notes = receiver.notes.clone();
         notes.extend(finish_interrupted_publish(receiver)?);
-        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut |_| ()).map_err(from_lock)?;
+        if request.purpose == Purpose::Push {
+            notes.extend(hooks::run_orphans(receiver));
+        }
+        let mut waiting = holder::notices(|waited_secs| {
+            let reason = "another process has locked the repository".to_owned();
+            waiting(Waiting { reason, waited_secs, holder: holder::of_repository(&receiver.repo) });
+        });
+        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut waiting).map_err(from_lock)?;
         let mut refs = Vec::new();
         for offer in &request.refs {
-            let (head, verdict) = policy::judge(receiver, offer, None)?;
-            refs.push(RefState { name: offer.name.clone(), head, verdict });
+            let Judged { head, verdict, published } = policy::judge(receiver, offer, None, offer.retry)?;
+            notes.extend(published.and_then(|change| earlier::moved_on(offer, change, head)));
+            refs.push(RefState { name: offer.name.clone(), head, verdict, published });
         }
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
+        if Staging::is_any_there(&receiver.repo) {
+            // What cannot be deleted now is deleted a later time.
+            let _ = Staging::clear_leftovers(&receiver.repo, (receiver.clock)());
+        }
         let (staging, resumed) = if is_needed {
             let (staging, resumed) = Staging::open(&receiver.repo).map_err(from_staging)?;
+            fault::point("push:staging-open").map_err(from_io)?;
             // Detached metadata has no checksum: that of an earlier push is not this one's, and is sent again.
             for offer in &request.refs {
                 staging.forget_commit_meta(offer.commit).map_err(from_staging)?;
@@ -131,10 +157,18 @@ impl Session {
             notes,
         };
         let lock = Mutex::new(Some(lock).filter(|_| is_needed));
+        let client = text::one_line(&request.client, MAX_CLIENT_CHARS);
+        let who = request.who.as_deref().map(|who| text::one_line(who, MAX_CLIENT_CHARS));
+        let who = who.filter(|who| !who.is_empty()).unwrap_or_else(|| client.clone());
         let offers = request.refs.into_iter().zip(&answer.refs);
-        let offers = offers.map(|(asked, state)| Offer { asked, told: state.verdict }).collect();
+        let offer = |(asked, state): (RefOffer, &RefState)| Offer {
+            since: asked.retry.unwrap_or(RetriedOffer { head: state.head }),
+            asked,
+            told: state.verdict,
+        };
+        let offers = offers.map(offer).collect();
         let (knowledge, streams) = (Arc::default(), Mutex::default());
-        Ok((Self { id, offers, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
+        Ok((Self { id, client, who, offers, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -229,13 +263,13 @@ fn clear_leftovers(receiver: &Receiver, offers: &[RefOffer]) {
 
 /// Finishes what a publish left that was interrupted, by this push or another, before anything is said about the refs.
 ///
-/// The push's own lock comes after it: a command that updates the repository may have to prune it.
+/// A publish that is under way is none: nobody waits for it here. The push's own lock comes after it: a command that updates
+/// the repository may have to prune it.
 fn finish_interrupted_publish(receiver: &Receiver) -> Result<Vec<String>, ApiError> {
-    if !PublishLock::is_recovery_needed(&receiver.repo).map_err(from_publish)? {
-        return Ok(Vec::new());
+    match PublishLock::recover(&receiver.repo).map_err(from_publish)? {
+        Some(mut lock) => publish::finish_recovery(receiver, &mut lock),
+        None => Ok(Vec::new()),
     }
-    let mut lock = PublishLock::acquire(&receiver.repo, &mut |_: Duration| ()).map_err(from_publish)?;
-    publish::finish_recovery(receiver, &mut lock)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -17,10 +17,10 @@ use treegraft_object::{
     ObjectName,
     gvariant::{Dict, Variant},
 };
-use treegraft_repo::{LockKind, PublishLock, RepoLock};
+use treegraft_repo::{Find, LockKind, PublishLock, RepoLock};
 use treegraft_server::{config::Settings, serve_connection};
 use treegraft_testkit::Ostree;
-use treegraft_wire::{ErrorCode, OpenAnswer};
+use treegraft_wire::{ErrorCode, ObjectsAnswer, OpenAnswer};
 
 /// Reads the objects of a commit as a stream.
 fn stream(objects: &[Object]) -> Vec<u8> {
@@ -149,6 +149,54 @@ async fn a_push_is_published_once() {
         let reply = wire.post(&format!("pushes/{push}/{path}"), Vec::new()).await;
         assert_eq!(reply.code(), ErrorCode::UnknownPush, "a push that is published is over: {path}");
     }
+}
+
+/// A client whose answers get lost asks again; what it asked for is done once.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_may_come_twice() {
+    let Some(ostree) = Ostree::find() else { return };
+    let place = Place::with_refs().await;
+    let before = place.head("main");
+    let pushed = Pushed::new("main", "three");
+    let names: Vec<_> = pushed.objects.iter().map(|(name, _)| *name).collect();
+    let wire = place.connect().await;
+    let request = open_request(&[&pushed.offer]);
+    let (first, second) = (wire.opened(&request).await.push.0, wire.opened(&request).await.push.0);
+    assert_ne!(first, second, "each has a staging area of its own");
+    for push in [&first, &second] {
+        let (one, two) = tokio::join!(wire.missing(push, &names), wire.missing(push, &names));
+        assert_eq!((one.status, &one.body), (200, &two.body), "a question has one answer");
+        let (one, two) = tokio::join!(wire.objects(push, &pushed.objects), wire.objects(push, &pushed.objects));
+        let [one, two]: [ObjectsAnswer; 2] = [one.json(), two.json()];
+        assert_eq!(one.objects + two.objects, names.len() as u64, "each object is new once: {one:?}, {two:?}");
+        assert_eq!(one.already_there + two.already_there, names.len() as u64, "and was there once");
+        let third: ObjectsAnswer = wire.objects(push, &pushed.objects).await.json();
+        assert_eq!((third.objects, third.already_there), (0, names.len() as u64), "so it is later on");
+    }
+    wire.publish(&first).await.published().expect("the first one is published");
+    let head = place.head("main").expect("the ref is there");
+    assert_eq!(
+        place.repo().commit(head).expect("it is there").parent,
+        before,
+        "the new commit is on top of the old one"
+    );
+    assert_eq!(wire.publish(&first).await.published().expect_err("it is over").code, ErrorCode::UnknownPush);
+    let published = wire.publish(&second).await.published().expect("there is nothing to do");
+    assert_eq!(published.refs[0].new, head, "the same push makes no second commit");
+    assert_eq!(place.head("main"), Some(head), "the ref has moved once");
+    wire.close().await;
+
+    // Both at once on two connections, as two runs of one job are.
+    let pushed = Pushed::new("main", "four");
+    let (one, two) = (place.connect().await, place.connect().await);
+    let (first, second) = tokio::join!(one.push(&pushed), two.push(&pushed));
+    let heads = [first, second].map(|result| result.expect("both are told that it is published").refs[0].new);
+    assert_eq!(heads[0], heads[1], "it is one commit");
+    assert_eq!(place.repo().commit(heads[0]).expect("it is there").parent, Some(head), "on top of the one before");
+    one.close().await;
+    two.close().await;
+    ostree.fsck(&place.path("repo"));
+    assert_eq!(place.staged(), Vec::<String>::new(), "nothing is left");
 }
 
 /// Detached metadata has no checksum: coming late, it would replace what the server has signed.

@@ -18,6 +18,17 @@ const FIXED_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 /// The path of a socket has at most 107 bytes, and a long `TMPDIR` would use them up.
 pub(crate) const SHORT_TEMP_FOLDER: &str = "/tmp";
 
+/// Where the kernel keeps files in memory on most machines.
+const MEMORY_FOLDER: &str = "/dev/shm";
+
+/// Makes a temporary folder in memory where the machine has room for it there.
+///
+/// Syncs take no time in it, and those of a whole file system do not wait for what others write.
+pub fn memory_folder() -> TempDir {
+    let made = tempfile::Builder::new().prefix("tgmem").tempdir_in(MEMORY_FOLDER);
+    made.or_else(|_| tempfile::tempdir()).expect("a temporary folder can be made")
+}
+
 /// An environment of its own: nothing of the caller's, and every folder inside one temporary folder.
 ///
 /// It has `HOME`, the `XDG_*` folders and `TMPDIR` in the temporary folder, `LC_ALL=C.UTF-8`, `TZ=UTC` and a fixed

@@ -15,7 +15,9 @@
 #![expect(clippy::missing_panics_doc, reason = "every helper panics when its work fails; that is how a test ends")]
 
 pub mod build_dir;
+pub mod crash;
 pub mod env;
+pub mod fault_points;
 pub mod flatpak;
 pub mod gpg;
 pub mod http;
@@ -28,7 +30,9 @@ pub mod sshd;
 pub mod tree;
 
 pub use build_dir::{BuildDir, Version};
-pub use env::CleanEnv;
+pub use crash::{Crash, Disk, Image, ImageEntry, Recorder, Recording};
+pub use env::{CleanEnv, memory_folder};
+pub use fault_points::fault_points;
 pub use flatpak::Flatpak;
 pub use gpg::Gpg;
 pub use http::StaticServer;

@@ -22,6 +22,10 @@ pub enum ErrorCode {
     RefName,
     /// The server's configuration does not allow this kind of graft, or forcing it.
     NotAllowed,
+    /// A hook of the server's refuses the push; `detail` has what it said.
+    HookRefused,
+    /// A hook of the server's that has to agree could not be asked.
+    HookFailed,
     /// The commit is older than the ref's head.
     OlderThanHead,
     /// With `exact`: the head is not an ancestor of the commit.
@@ -64,7 +68,7 @@ impl ErrorCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::RefName | Self::GraftOption => 400,
-            Self::NotAllowed | Self::UnsignedCommit | Self::BadSignature => 403,
+            Self::NotAllowed | Self::UnsignedCommit | Self::BadSignature | Self::HookRefused => 403,
             Self::NotFound | Self::UnknownPush => 404,
             Self::Expired => 408,
             Self::OlderThanHead | Self::NotFastForward | Self::RefMoved | Self::Incomplete => 409,
@@ -73,6 +77,7 @@ impl ErrorCode {
             Self::Locked => 503,
             Self::NoSpace | Self::Quota => 507,
             Self::Repository
+            | Self::HookFailed
             | Self::Signing
             | Self::SummaryStale
             | Self::Unfinished
@@ -81,7 +86,7 @@ impl ErrorCode {
         }
     }
 
-    /// Tells whether the same request may succeed a little later.
+    /// Tells whether the same request may succeed a little later, for every error of this code.
     pub const fn is_temporary(self) -> bool {
         matches!(self, Self::Locked | Self::RefMoved | Self::Expired)
     }
@@ -113,13 +118,38 @@ pub struct ApiError {
     /// On a conflict: the state that was expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
+    /// Whether the same request may succeed a little later although its code does not say so: the server was out of
+    /// memory or file descriptors, for example.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub temporary: bool,
 }
 
 impl ApiError {
     /// Makes an error with nothing but a code and a sentence.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { code, detail, hint: None, ref_name: None, object: None, rule: None, current: None, expected: None }
+        Self {
+            code,
+            detail: detail.into(),
+            hint: None,
+            ref_name: None,
+            object: None,
+            rule: None,
+            current: None,
+            expected: None,
+            temporary: false,
+        }
+    }
+
+    /// Tells whether the same request may succeed a little later.
+    pub const fn is_temporary(&self) -> bool {
+        self.temporary || self.code.is_temporary()
+    }
+
+    /// Says that the same request may succeed a little later, whatever the code says.
+    #[must_use]
+    pub const fn temporary(mut self, temporary: bool) -> Self {
+        self.temporary = temporary;
+        self
     }
 
     /// Says that the commit for an exact push does not descend from the ref's head.

@@ -26,9 +26,10 @@ pub mod stream;
 
 pub use error::{ApiError, ErrorCode};
 pub use open::{
-    GraftMode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed, Verdict,
+    GraftMode, Limits, OPEN_EVENTS, OpenAnswer, OpenEvent, OpenRequest, Purpose, PushId, RefChange, RefOffer, RefState,
+    Repository, Resumed, RetriedOffer, Verdict,
 };
-pub use publish::{ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef};
+pub use publish::{Holder, ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef, Waiting};
 
 /// The path below which this version of the API lives.
 pub const API_ROOT: &str = "/api/v1";

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{CollectionId, CommitId, DirMetaId, DirTreeId, RefName};
 
+use crate::{ApiError, publish::Waiting};
+
 /// The name of a push on the server, valid only on the connection that opened it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -14,6 +16,9 @@ pub struct PushId(pub String);
 pub struct OpenRequest {
     /// Program and version, for logs.
     pub client: String,
+    /// Who and where the client is, `user@host` for example: a text for those who wait for this push.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
     /// Whether anything is to be changed.
     #[serde(default)]
     pub purpose: Purpose,
@@ -22,6 +27,31 @@ pub struct OpenRequest {
     /// Names of optional parts of the protocol that the client knows.
     #[serde(default)]
     pub features: Vec<String>,
+}
+
+/// The feature of a client that reads the answer to an opening as [`OpenEvent`]s.
+pub const OPEN_EVENTS: &str = "open-events";
+
+/// One line of the answer to an opening with the feature [`OPEN_EVENTS`]. The last one is [`Opened`](Self::Opened) or
+/// [`Failed`](Self::Failed).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum OpenEvent {
+    /// The server waits for somebody else.
+    Waiting(Waiting),
+    /// The push is open.
+    Opened {
+        /// The server's side of it.
+        answer: OpenAnswer,
+    },
+    /// It is not.
+    Failed {
+        /// Why.
+        error: ApiError,
+    },
+    /// An event that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Whether a push is to change anything.
@@ -73,6 +103,17 @@ pub struct RefOffer {
     /// What the new commit says differently from the pushed one.
     #[serde(default)]
     pub graft: GraftOptions,
+    /// For another try of a push: what an earlier one was told, so that it is not published twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetriedOffer>,
+}
+
+/// What the first try of a push was told about a ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetriedOffer {
+    /// The ref's head at that time; nothing when the ref was not there.
+    #[serde(default)]
+    pub head: Option<CommitId>,
 }
 
 /// The server's side of an opened push.
@@ -117,6 +158,20 @@ pub struct RefState {
     pub head: Option<CommitId>,
     /// What the push means for it.
     pub verdict: Verdict,
+    /// With [`Verdict::Unchanged`], for another try of a push: what an earlier one has published, or another push with the
+    /// same tree. The head may be further by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<RefChange>,
+}
+
+/// A step of a ref's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefChange {
+    /// The head before.
+    #[serde(default)]
+    pub old: Option<CommitId>,
+    /// The commit that was published.
+    pub new: CommitId,
 }
 
 /// What a push means for a ref.

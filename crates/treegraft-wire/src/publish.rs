@@ -26,12 +26,7 @@ pub enum PublishEvent {
         phase: Phase,
     },
     /// The server waits for somebody else.
-    Waiting {
-        /// For whom or what, in words.
-        reason: String,
-        /// For how long already.
-        waited_secs: u64,
-    },
+    Waiting(Waiting),
     /// All refs are published.
     Done {
         /// What was published.
@@ -47,6 +42,34 @@ pub enum PublishEvent {
     Unknown,
 }
 
+/// The server waits for somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// For whom or what, in words.
+    pub reason: String,
+    /// For how long already.
+    pub waited_secs: u64,
+    /// For whom, if that is known. It is told by the other one, and no more than a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+/// Who holds what others wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// What they call themselves.
+    pub who: String,
+    /// The refs that they publish, some of them when there are many.
+    #[serde(default)]
+    pub refs: Vec<String>,
+    /// How many refs they publish.
+    #[serde(default)]
+    pub ref_count: u64,
+    /// Since when they hold it, in seconds since 1970 UTC.
+    #[serde(default)]
+    pub since_secs: u64,
+}
+
 /// What the server does during a publish, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -59,6 +82,8 @@ pub enum Phase {
     Publish,
     /// Writes and signs the summary, or runs what is configured instead.
     Summary,
+    /// Runs a hook of the server's.
+    Hook,
     /// A phase that this version does not know.
     #[serde(other)]
     Unknown,
@@ -71,6 +96,7 @@ impl std::fmt::Display for Phase {
             Self::Graft => "grafting and signing",
             Self::Publish => "publishing",
             Self::Summary => "updating the summary",
+            Self::Hook => "running the server's hook",
             Self::Unknown => "working",
         })
     }

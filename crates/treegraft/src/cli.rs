@@ -120,7 +120,10 @@ pub(crate) enum Command {
     Diff(commands::diff::DiffArgs),
     Summary(commands::summary::SummaryArgs),
     Fsck(commands::fsck::FsckArgs),
+    Prune(commands::prune::PruneArgs),
     Demo(commands::demo::DemoArgs),
+    #[command(hide = true)]
+    CheckProgram(commands::check_program::CheckProgramArgs),
     #[command(hide = true)]
     Generate(commands::generate::GenerateArgs),
 }

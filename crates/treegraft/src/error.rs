@@ -105,6 +105,11 @@ impl CommandError {
         self.error.to_string()
     }
 
+    /// Tells whether this is an error of a certain type.
+    pub(crate) fn is<E: Error + 'static>(&self) -> bool {
+        self.error.is::<E>()
+    }
+
     pub(crate) fn hints(&self) -> &[String] {
         &self.hints
     }

@@ -49,6 +49,22 @@ pub(crate) fn bytes(size_bytes: u64) -> String {
     }
 }
 
+/// Longest text in characters that is shown within a line.
+const MAX_LINE_CHARS: usize = 200;
+
+/// Makes one line out of a text from elsewhere: line breaks become `; `, control characters are left out, the end of a
+/// long one is cut off.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let joined = lines.collect::<Vec<_>>().join("; ");
+    let mut shown: String = joined.chars().filter(|char| !char.is_control()).take(MAX_LINE_CHARS + 1).collect();
+    if let Some((end, _)) = shown.char_indices().nth(MAX_LINE_CHARS) {
+        shown.truncate(end);
+        shown.push('…');
+    }
+    shown
+}
+
 /// Writes how long something took: `0.3 s`, `8.2 s`, `3 min 20 s`.
 pub(crate) fn duration(duration: Duration) -> String {
     let secs = duration.as_secs();

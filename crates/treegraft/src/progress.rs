@@ -11,8 +11,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use treegraft_push::{Event, Reporter};
-use treegraft_repo::fsck;
-use treegraft_wire::{OpenAnswer, Phase, PublishEvent, Verdict};
+use treegraft_repo::{fsck, prune};
+use treegraft_wire::{Holder, OpenAnswer, Phase, PublishEvent, Verdict, Waiting};
 
 use crate::{
     human,
@@ -30,6 +30,9 @@ const MAX_DRAWS_A_SECOND: u8 = 20;
 
 /// Time over which the rate is averaged: short enough to follow the link, long enough to be read.
 const RATE_WINDOW: Duration = Duration::from_secs(3);
+
+/// Seconds between two notices that a prune still waits.
+const WAITING_NOTICE_SECS: u64 = 10;
 
 /// How progress is shown.
 enum Output {
@@ -122,6 +125,16 @@ impl Rate {
 }
 
 impl Counters {
+    /// Begins again, as the push does.
+    fn reset(&self) {
+        for counter in [&self.compared, &self.found_objects, &self.found_bytes, &self.sent_objects, &self.sent_bytes] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.is_planned.store(false, Ordering::Relaxed);
+        self.is_publishing.store(false, Ordering::Relaxed);
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Rate::default();
+    }
+
     fn add(counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
     }
@@ -190,8 +203,14 @@ impl PushProgress {
         }
     }
 
+    fn installing(&self, host: &str, bytes: u64) {
+        // A line that stays: it happens once in a while and changes something on the server.
+        self.line(&format!("Installing treegraft on {host}, {}", human::bytes(bytes)));
+    }
+
     fn opened(&self, answer: &OpenAnswer) {
         self.is_opened.store(true, Ordering::Relaxed);
+        self.counters.is_publishing.store(false, Ordering::Relaxed);
         let to_publish = answer.refs.iter().filter(|state| state.verdict == Verdict::Publish).count() as u64;
         self.phase(|| {
             let refs = human::things(answer.refs.len() as u64, "ref");
@@ -204,6 +223,16 @@ impl PushProgress {
         }
         if let Output::Display(display) = &self.output {
             display.bar.set_message("Sending ");
+        }
+    }
+
+    fn retrying(&self, reason: &str, pause: Duration, attempts: u32, max_attempts: u32) {
+        // A part of a second is as good as a whole one to a person.
+        let secs = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        self.line(&format!("{reason}; trying again in {secs} s, attempt {attempts} of {max_attempts}"));
+        self.counters.reset();
+        if let Output::Display(display) = &self.output {
+            display.bar.set_message("");
         }
     }
 
@@ -228,9 +257,14 @@ impl PushProgress {
         let message = match event {
             PublishEvent::Phase { phase: Phase::Unknown } => return,
             PublishEvent::Phase { phase } => capitalised(&phase.to_string()),
-            PublishEvent::Waiting { reason, waited_secs } => format!("Waiting for {waited_secs} s: {reason}"),
+            PublishEvent::Waiting(waiting) => waiting_for(waiting),
             _ => return,
         };
+        self.message(message);
+    }
+
+    /// Says what goes on now: in the display, or as a line.
+    fn message(&self, message: String) {
         match &self.output {
             Output::Display(display) => {
                 display.bar.set_message(message);
@@ -239,11 +273,21 @@ impl PushProgress {
             Output::Nothing => {}
         }
     }
+
+    fn waiting(&self, waiting: &Waiting) {
+        // Nobody asks for a password any more.
+        self.is_opened.store(true, Ordering::Relaxed);
+        // Nothing is counted before the push is open.
+        self.counters.is_publishing.store(true, Ordering::Relaxed);
+        self.message(waiting_for(waiting));
+    }
 }
 
 impl Reporter for PushProgress {
     fn event(&self, event: Event<'_>) {
         match event {
+            Event::Installing { host, bytes } => self.installing(host, bytes),
+            Event::Waiting(waiting) => self.waiting(waiting),
             Event::Opened(answer) => self.opened(answer),
             Event::Compared { objects } => self.counters.compared.store(objects, Ordering::Relaxed),
             Event::Found { objects, bytes } => {
@@ -252,7 +296,10 @@ impl Reporter for PushProgress {
             }
             Event::Planned => self.planned(),
             Event::Sending { bytes } => Counters::add(&self.counters.sent_bytes, bytes),
-            Event::Sent => Counters::add(&self.counters.sent_objects, 1),
+            Event::Sent { .. } => Counters::add(&self.counters.sent_objects, 1),
+            Event::Retrying { reason, pause, attempts, max_attempts } => {
+                self.retrying(reason, pause, attempts, max_attempts);
+            }
             Event::Publishing(event) => self.publishing(event),
             _ => {}
         }
@@ -263,6 +310,25 @@ impl Reporter for PushProgress {
             display.touch();
         }
     }
+}
+
+/// Writes `Waiting for ci@worker-7 (main), 12 s`.
+fn waiting_for(waiting: &Waiting) -> String {
+    let Waiting { reason, waited_secs, holder } = waiting;
+    match holder {
+        Some(holder) => format!("Waiting for {}, {waited_secs} s", named(holder)),
+        None => format!("Waiting for {waited_secs} s: {}", human::one_line(reason)),
+    }
+}
+
+/// Writes `ci@worker-7 (app/org.example.App/x86_64/stable and 2 more)`.
+fn named(holder: &Holder) -> String {
+    let refs = match &holder.refs[..] {
+        [] => String::new(),
+        [first] if holder.ref_count <= 1 => format!(" ({first})"),
+        [first, ..] => format!(" ({first} and {} more)", human::count(holder.ref_count.saturating_sub(1).max(1))),
+    };
+    human::one_line(&format!("{}{refs}", holder.who))
 }
 
 fn capitalised(text: &str) -> String {
@@ -293,6 +359,73 @@ impl CheckProgress {
         display.bar.set_length(step.total);
         display.bar.set_position(step.done);
         display.touch();
+    }
+}
+
+/// The progress of a prune.
+pub(crate) struct PruneProgress {
+    ui: Ui,
+    output: Output,
+    /// Seconds of waiting that were told last.
+    told_secs: Option<u64>,
+    deleted: u64,
+}
+
+impl PruneProgress {
+    pub(crate) fn start(ui: Ui) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {msg}").expect("a valid template");
+        let output = Output::new(ui, style);
+        if let Output::Display(display) = &output {
+            display.bar.set_message("Listing objects");
+        }
+        Self { ui, output, told_secs: None, deleted: 0 }
+    }
+
+    /// Returns how many objects were deleted up to now.
+    pub(crate) const fn deleted(&self) -> u64 {
+        self.deleted
+    }
+
+    pub(crate) fn event(&mut self, event: prune::Event) {
+        let message = match event {
+            prune::Event::Listed { objects } => format!("Marking what is kept of {}", human::things(objects, "object")),
+            prune::Event::Marked { objects, bytes } => {
+                let message =
+                    format!("Marked: {}, {} to delete", human::things(objects, "object"), human::bytes(bytes));
+                if let Output::Lines(ui) = &self.output {
+                    ui.status(&message);
+                }
+                message
+            }
+            prune::Event::Waiting { waited } => {
+                self.waiting(waited);
+                return;
+            }
+            prune::Event::Deleted { objects } => {
+                self.deleted = objects;
+                format!("Deleted {}", human::things(objects, "object"))
+            }
+            _ => return,
+        };
+        if let Output::Display(display) = &self.output {
+            display.bar.set_message(message);
+            display.touch();
+        }
+    }
+
+    /// Says for whom a prune waits: at once, and then now and again.
+    fn waiting(&mut self, waited: Duration) {
+        let secs = waited.as_secs();
+        if self.told_secs.is_some_and(|told| secs >= told && secs < told + WAITING_NOTICE_SECS) {
+            return;
+        }
+        self.told_secs = Some(secs);
+        let line = format!("Waiting for {secs} s: pushes or other programs hold the repository's lock");
+        match &self.output {
+            Output::Display(display) => display.line(self.ui, &line),
+            Output::Lines(ui) => ui.status(line),
+            Output::Nothing => {}
+        }
     }
 }
 

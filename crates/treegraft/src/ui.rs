@@ -93,6 +93,7 @@ impl Ui {
     /// Writes a line that should be read although all went well.
     pub(crate) fn note(self, line: impl fmt::Display) {
         if self.verbosity > Verbosity::Quiet {
+            let line = indented(&line.to_string());
             let _ = writeln!(io::stderr(), "{} {line}", self.label("Note:", Color::Yellow));
         }
     }
@@ -142,9 +143,11 @@ impl Ui {
     }
 }
 
-/// Lines behind the first are set in, so that they are not taken for labels.
+/// Lines behind the first are set in, so that they are not taken for labels. What the other side says must not move the
+/// cursor or colour the screen.
 fn indented(text: &str) -> String {
-    text.trim_end().replace('\n', "\n  ")
+    let is_shown = |char: &char| !char.is_control() || matches!(char, '\n' | '\t');
+    text.trim_end().chars().filter(is_shown).collect::<String>().replace('\n', "\n  ")
 }
 
 #[derive(Debug, Clone, Copy)]

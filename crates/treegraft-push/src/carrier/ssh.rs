@@ -1,7 +1,7 @@
 //! The ssh carrier: `treegraft receive` on the far side of the system's `ssh`.
 //!
-//! Keys, agents, jump hosts and everything else are ssh's own business. Of what a user gives, only the destination and
-//! the path reach ssh; the path is quoted for a POSIX shell, which also csh and fish understand.
+//! Keys, agents, jump hosts and everything else are ssh's own business. Of what a user gives, only the destination, the
+//! path and the bootstrap's directory reach ssh; they are encoded so that every login shell hands them on unchanged.
 
 use std::{
     ffi::OsString,
@@ -19,9 +19,18 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     task::JoinHandle,
 };
+use treegraft_wire::login_command::posix_word;
 
-use super::banner::{Noise, SkipToBanner};
-use crate::SshTarget;
+pub use super::ssh_error::SshError;
+use super::{
+    bootstrap::{Bootstrap, script},
+    greeting::{Greeter, Seen},
+    stream::{Eager, GreetedStream},
+};
+use crate::{Reporter, SshTarget};
+
+/// The version that the program on the far side must have to be taken as the same.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The program on the far side when no other is named.
 const DEFAULT_REMOTE_COMMAND: &str = "treegraft";
@@ -32,13 +41,8 @@ const PIPE_BYTES: usize = 1 << 20;
 /// What is kept of ssh's messages: its last words say why it failed.
 const MAX_STDERR_BYTES: usize = 16 << 10;
 
-/// What ssh says when it will not get through the next time either.
-const REFUSALS: [&str; 4] = [
-    "Permission denied",
-    "Host key verification failed",
-    "Too many authentication failures",
-    "Bad configuration option",
-];
+/// What is told of what a login prints: its last words, too.
+const MAX_TOLD_BYTES: usize = 2 << 10;
 
 /// How long ssh may take to end after its pipes are closed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,69 +54,34 @@ pub struct SshOptions {
     pub program: PathBuf,
     /// Arguments before the destination: `-i`, `-o`, `-F`, …
     pub arguments: Vec<OsString>,
-    /// What is called on the far side instead of `treegraft`. It is shell code, given by the user as such.
+    /// What is called on the far side instead of `treegraft`. It is shell code, given by the user as such, and nothing is
+    /// installed then.
     pub remote_command: Option<String>,
+    /// What to do where the program is missing or has another version; without it, whatever is there is called.
+    pub bootstrap: Option<Arc<Bootstrap>>,
+    /// A word that tells the lines of the far side's script from everything else: letters and digits, at random.
+    pub nonce: String,
 }
 
 impl Default for SshOptions {
     fn default() -> Self {
-        Self { program: PathBuf::from("ssh"), arguments: Vec::new(), remote_command: None }
+        Self {
+            program: PathBuf::from("ssh"),
+            arguments: Vec::new(),
+            remote_command: None,
+            bootstrap: None,
+            nonce: "0".to_owned(),
+        }
     }
 }
 
-/// ssh could not be started, or ended without a connection to `treegraft receive`.
-#[derive(Debug, thiserror::Error)]
-pub enum SshError {
-    /// The program could not be started.
-    #[error("Could not start `{program}`", program = program.display())]
-    Start {
-        /// The program.
-        program: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// ssh itself failed: no connection, no permission, or a connection that broke.
-    #[error("`ssh` has no connection to `{target}`{}", told(messages))]
-    Connect {
-        /// The destination.
-        target: Box<SshTarget>,
-        /// What it printed.
-        messages: String,
-    },
-    /// The far side has no such program.
-    #[error("`{command}` was not found on `{target}`{}", told(messages))]
-    NoReceiver {
-        /// The destination.
-        target: Box<SshTarget>,
-        /// The program that was called.
-        command: String,
-        /// What was printed.
-        messages: String,
-    },
-    /// The program on the far side ended early or is something else.
-    #[error("`treegraft receive` on `{target}` ended ({status}){}", told(messages))]
-    Ended {
-        /// The destination.
-        target: Box<SshTarget>,
-        /// How it ended.
-        status: String,
-        /// What was printed.
-        messages: String,
-    },
-}
-
-fn told(messages: &str) -> String {
-    if messages.is_empty() { String::new() } else { format!(": {messages}") }
-}
-
-impl SshError {
-    /// Tells whether another try may succeed.
-    pub fn is_temporary(&self) -> bool {
-        match self {
-            Self::Connect { messages, .. } => !REFUSALS.iter().any(|refusal| messages.contains(refusal)),
-            Self::Ended { .. } => true,
-            Self::Start { .. } | Self::NoReceiver { .. } => false,
+impl SshOptions {
+    /// Returns what the login on the far side is to run.
+    fn command(&self, path: &str) -> String {
+        match (&self.remote_command, &self.bootstrap) {
+            (Some(command), _) => format!("{command} receive -- {}", posix_word(path)),
+            (None, Some(bootstrap)) => script::find_command(bootstrap, VERSION, &self.nonce, path),
+            (None, None) => script::start_command(&self.nonce, path),
         }
     }
 }
@@ -137,17 +106,25 @@ impl Drop for Process {
 #[derive(Debug)]
 pub struct SshCarrier {
     target: SshTarget,
-    command: String,
+    /// What was called instead of `treegraft`.
+    command: Option<String>,
     process: Process,
     stderr: JoinHandle<()>,
     messages: Arc<Mutex<Vec<u8>>>,
-    noise: Noise,
+    seen: Seen,
+    /// What is offered to a server without the program.
+    offered: Option<Arc<Bootstrap>>,
 }
 
 impl SshCarrier {
     /// Starts ssh, which connects while the caller goes on. Returns the carrier and its byte stream.
-    pub fn start(target: &SshTarget, options: &SshOptions) -> Result<(Self, SshStream), SshError> {
-        let command = options.remote_command.clone().unwrap_or_else(|| DEFAULT_REMOTE_COMMAND.to_owned());
+    ///
+    /// The stream can be written to at once; what is written goes out although nobody knows yet who will read it.
+    pub fn start(
+        target: &SshTarget,
+        options: &SshOptions,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<(Self, SshStream), SshError> {
         let mut ssh = Command::new(&options.program);
         ssh.arg("-T").args(&options.arguments);
         if let Some(port) = target.port {
@@ -157,7 +134,7 @@ impl SshCarrier {
             Some(user) => format!("{user}@{}", target.host),
             None => target.host.clone(),
         };
-        ssh.arg("--").arg(host).arg(format!("{command} receive -- {}", shell_quoted(&target.path)));
+        ssh.arg("--").arg(host).arg(options.command(&target.path));
         ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = |source| SshError::Start { program: options.program.clone(), source };
         let mut child = ssh.spawn().map_err(start)?;
@@ -170,10 +147,20 @@ impl SshCarrier {
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
         let messages = Arc::default();
         let stderr = tokio::spawn(collect(stderr, Arc::clone(&messages)));
-        let (stdout, noise) = SkipToBanner::new(stdout);
+        let (seen, eager) = (Seen::default(), Eager::default());
+        let offered = options.bootstrap.clone().filter(|_| options.remote_command.is_none());
+        let greeter = Greeter {
+            host: target.host.clone(),
+            nonce: options.nonce.clone(),
+            bootstrap: offered.clone(),
+            reporter: Arc::clone(reporter),
+            seen: seen.clone(),
+            eager: eager.clone(),
+        };
+        let stream = SshStream(GreetedStream::new(Box::pin(greeter.greet(stdout, stdin)), eager));
+        let command = options.remote_command.clone();
         let process = Process { child, is_let_go: false };
-        let carrier = Self { target: target.clone(), command, process, stderr, messages, noise };
-        Ok((carrier, SshStream { stdin, stdout }))
+        Ok((Self { target: target.clone(), command, process, stderr, messages, seen, offered }, stream))
     }
 
     /// Lets ssh end by itself after all went well. What it says then is of no interest.
@@ -197,18 +184,31 @@ impl SshCarrier {
         let status = self.exit_status().await;
         // What is still in the pipe belongs to the message; a background process of the far side may keep it open.
         let _ = tokio::time::timeout(EXIT_TIMEOUT, &mut self.stderr).await;
-        let text = |bytes: &Mutex<Vec<u8>>| {
-            String::from_utf8_lossy(&bytes.lock().unwrap_or_else(PoisonError::into_inner)).trim().to_owned()
-        };
-        let mut messages = text(&self.messages);
-        let noise = text(&self.noise);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let mut messages = text(&self.messages.lock().unwrap_or_else(PoisonError::into_inner));
+        let seen = self.seen.lock();
+        let noise = text(&seen.noise[seen.noise.len().saturating_sub(MAX_TOLD_BYTES)..]);
         if !noise.is_empty() {
             messages = if messages.is_empty() { noise } else { format!("{messages}\n{noise}") };
         }
-        let (target, command) = (Box::new(self.target), self.command);
+        let target = Box::new(self.target.clone());
+        if let (Some(reason), Some(offered)) = (&seen.failure, &self.offered) {
+            let directory = offered.directory.clone();
+            let program = offered.program.path().to_owned();
+            return SshError::Install { target, program, directory, reason: Box::new(reason.clone()), messages };
+        }
+        if seen.is_endless {
+            return SshError::NoShell { target, status: "it prints without end".to_owned(), messages };
+        }
         match status.and_then(|status| status.code()) {
             Some(255) => SshError::Connect { target, messages },
-            Some(126 | 127) => SshError::NoReceiver { target, command, messages },
+            Some(126 | 127) => {
+                let command = self.command.clone().unwrap_or_else(|| DEFAULT_REMOTE_COMMAND.to_owned());
+                SshError::NoReceiver { target, command, messages }
+            }
+            Some(_) if self.command.is_none() && !seen.has_shell && !seen.has_banner => {
+                SshError::NoShell { target, status: describe(status), messages }
+            }
             _ => SshError::Ended { target, status: describe(status), messages },
         }
     }
@@ -228,16 +228,8 @@ async fn collect(mut stderr: ChildStderr, messages: Arc<Mutex<Vec<u8>>>) {
     }
 }
 
-/// Quotes a text as one word for a shell: within single quotes everything is itself but the quote.
-fn shell_quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 /// The byte stream through ssh.
-pub struct SshStream {
-    stdin: ChildStdin,
-    stdout: SkipToBanner<ChildStdout>,
-}
+pub struct SshStream(GreetedStream<ChildStdout, ChildStdin>);
 
 impl AsyncRead for SshStream {
     fn poll_read(
@@ -245,21 +237,21 @@ impl AsyncRead for SshStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdout).poll_read(context, buffer)
+        Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for SshStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stdin).poll_write(context, bytes)
+        Pin::new(&mut self.0).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdin).poll_flush(context)
+        Pin::new(&mut self.0).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdin).poll_shutdown(context)
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -267,24 +259,10 @@ impl AsyncWrite for SshStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stdin).poll_write_vectored(context, slices)
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stdin.is_write_vectored()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoted_words_survive_a_shell() {
-        for word in ["/srv/repo", "a b", "it's", "$(touch x)", "`x`", "a;b", "\\", "*", "", "-n", "\"", "ü"] {
-            let script = format!("printf '%s' {}", shell_quoted(word));
-            let output = std::process::Command::new("sh").arg("-c").arg(script).output().expect("sh runs");
-            assert_eq!(String::from_utf8_lossy(&output.stdout), word, "`{word}` stays one word");
-        }
+        self.0.is_write_vectored()
     }
 }

@@ -58,6 +58,12 @@ impl Worker {
         commit.id()
     }
 
+    /// Opens the repository to push `main`.
+    pub(crate) fn source(&self) -> Source {
+        let refs: [PushRef; 1] = ["main".parse().expect("a valid name")];
+        Source::open(&self.path(""), &refs).expect("the commit is there")
+    }
+
     /// Deletes an object.
     pub(crate) fn remove(&self, name: ObjectName) {
         fs::remove_file(self.path(&name.loose_path("filez"))).expect("it is there");
@@ -164,6 +170,14 @@ pub(crate) async fn push_with<F>(
 where
     F: Future<Output = Result<Option<Reply>, Broken>> + Send + 'static,
 {
+    push(&connect(reply).await, worker.source(), options, reporter).await
+}
+
+/// Connects to a server that answers with `reply`; an error of it breaks the connection.
+pub(crate) async fn connect<F>(reply: impl Fn(Called) -> F + Send + Sync + 'static) -> Client
+where
+    F: Future<Output = Result<Option<Reply>, Broken>> + Send + 'static,
+{
     let (here, there) = tokio::io::duplex(1 << 20);
     let reply = Arc::new(reply);
     let service = service_fn(move |request: Request<Incoming>| serve(Arc::clone(&reply), request));
@@ -171,10 +185,7 @@ where
         // How the connection ends is of no interest.
         let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(there), service).await;
     });
-    let client = Client::connect(here).await.expect("HTTP/2 begins");
-    let refs: [PushRef; 1] = ["main".parse().expect("a valid name")];
-    let source = Source::open(&worker.path(""), &refs).expect("the commit is there");
-    push(&client, source, options, reporter).await
+    Client::connect(here).await.expect("HTTP/2 begins")
 }
 
 async fn serve<F>(reply: Arc<impl Fn(Called) -> F>, request: Request<Incoming>) -> Result<Reply, Broken>

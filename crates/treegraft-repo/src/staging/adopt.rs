@@ -14,10 +14,10 @@ use rustix::{
 };
 use treegraft_object::{ObjectKind, ObjectName, verify};
 
-use super::{StagingError, index::Index, stat};
+use super::{Cleared, StagingError, index::Index, stat};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
-    durable::{self, open_dir, rename_new},
+    durable::{self, TEMPORARY, open_dir, rename_new},
     fault,
     store::{LooseDir, LoosePath},
 };
@@ -95,6 +95,50 @@ pub(super) fn is_linked(dir: BorrowedFd<'_>, lock: &FileLock) -> bool {
     }
 }
 
+/// Whether dead areas are cleared, or only told what would be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clearing {
+    Done,
+    Told,
+}
+
+/// Deletes from dead areas the objects that are old, and what was being received; and areas in which nothing is left.
+///
+/// `is_old` is given when an object was written, in seconds since 1970 UTC.
+pub(super) fn clear(
+    root: BorrowedFd<'_>,
+    root_path: &Path,
+    is_old: &dyn Fn(i64) -> bool,
+    clearing: Clearing,
+) -> Result<Cleared, StagingError> {
+    let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
+    let mut cleared = Cleared::default();
+    for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
+        // As long as its lock is held here nobody adopts it, and it is no push's that is alive.
+        let Some(dead) = lock(root, root_path, &name)? else { continue };
+        let mut is_any_left = false;
+        let mut clear = || {
+            for_each_file(dead.dir.as_fd(), &mut |directory, file| {
+                if file.object.is_some() && !is_old(file.modified_secs) {
+                    is_any_left = true;
+                    return Ok(());
+                }
+                cleared.objects += u64::from(file.object.is_some());
+                cleared.bytes += file.bytes;
+                if clearing == Clearing::Told {
+                    return Ok(());
+                }
+                unlinkat(directory, file.name, AtFlags::empty())?;
+                fault::point("staging:cleared")
+            })?;
+            cleared.areas += u64::from(!is_any_left);
+            if is_any_left || clearing == Clearing::Told { Ok(()) } else { delete(root, &dead.name, dead.dir.as_fd()) }
+        };
+        clear().map_err(|source| StagingError::Io { path: root_path.join(&dead.name), source })?;
+    }
+    Ok(cleared)
+}
+
 /// Makes an empty staging area.
 fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned, StagingError> {
     loop {
@@ -112,6 +156,7 @@ fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned
             fault::point("staging:locked").map_err(fail)?;
             let write = || durable::create(&own.dir, BOOT_ID)?.write_all(format!("{boot_id}\n").as_bytes());
             write().map_err(fail)?;
+            fault::point("staging:boot-id-written").map_err(fail)?;
             return Ok(own);
         }
     }
@@ -119,7 +164,8 @@ fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned
 
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    // So few bytes come at once or not at all.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(HEXLOWER.encode(&bytes))
 }
 
@@ -136,12 +182,13 @@ fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
 
 /// Lists the objects, and deletes everything else but the area's own files.
 fn take_over(own: &Owned, index: &Index) -> io::Result<()> {
-    for_each_file(own.dir.as_fd(), &mut |directory, file| match file.object {
-        Some(name) => {
+    for_each_file(own.dir.as_fd(), &mut |directory, file| {
+        if let Some(name) = file.object {
             index.adopt(name, file.bytes);
-            Ok(())
+            return Ok(());
         }
-        None => Ok(unlinkat(directory, file.name, AtFlags::empty())?),
+        unlinkat(directory, file.name, AtFlags::empty())?;
+        fault::point("staging:unnamed-deleted")
     })
 }
 
@@ -213,7 +260,8 @@ pub(super) fn sweep(
             is_any_left = true;
             return Ok(());
         }
-        Ok(unlinkat(directory, file.name, AtFlags::empty())?)
+        unlinkat(directory, file.name, AtFlags::empty())?;
+        fault::point("staging:swept")
     })?;
     Ok(is_any_left)
 }
@@ -226,10 +274,14 @@ pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> i
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
+        fault::point("staging:directory-removed")?;
     }
     durable::unlink_if_there(dir, BOOT_ID)?;
+    // Its owner was about to see which mode new files have.
+    durable::unlink_if_there(dir, TEMPORARY)?;
     fault::point("staging:emptied")?;
     durable::unlink_if_there(dir, LOCK)?;
+    fault::point("staging:lock-removed")?;
     match unlinkat(root, name, AtFlags::REMOVEDIR) {
         // Somebody who looks for dead areas may have made a new lock file in it; then they delete it.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),

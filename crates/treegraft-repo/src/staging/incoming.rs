@@ -87,6 +87,7 @@ impl<'s> Incoming<'s> {
 
     fn name_it(self) -> io::Result<bool> {
         let Some(mut temporary) = self.file else { return Ok(false) };
+        fault::point("staging:received")?;
         let dir = self.staging.dir();
         if !self.staging.is_mode_kept {
             fchmod(&temporary.file, FILE_MODE)?;

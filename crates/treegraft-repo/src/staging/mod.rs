@@ -27,6 +27,9 @@
 //! use to them still: an area with only that stays, dead, for whoever comes next. Objects get no younger by it: a day
 //! ([`MAX_LEFTOVER_AGE_SECS`]) after they were received they are deleted.
 //!
+//! [`Staging::clear_leftovers`] deletes objects of dead pushes after the same time, whether there is another push or not: each
+//! push calls it when it opens, and so does a prune.
+//!
 //! # Cost
 //!
 //! A small object is verified in memory and costs four system calls: create, write, rename, close. On ext4 a named
@@ -55,10 +58,16 @@ use treegraft_object::{
 pub use flush::Flush;
 pub use view::StagedView;
 
-use self::{adopt::Owned, flush::Flushes, incoming::Incoming, index::Index};
+use self::{
+    adopt::{Clearing, Owned},
+    flush::Flushes,
+    incoming::Incoming,
+    index::Index,
+};
 use crate::{
     FileLock, Find, LockError, Mode, ReadError, Repo,
     durable::{self, Durability},
+    fault,
     find::is_temporary,
     free_space::FreeSpace,
     private_dir,
@@ -102,6 +111,17 @@ pub struct Resumed {
     /// How many objects.
     pub objects: u64,
     /// Their size on disk in bytes.
+    pub bytes: u64,
+}
+
+/// What was deleted of what dead pushes had left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cleared {
+    /// How many staging areas are gone.
+    pub areas: u64,
+    /// How many objects.
+    pub objects: u64,
+    /// The size on disk in bytes of all that was deleted.
     pub bytes: u64,
 }
 
@@ -240,6 +260,18 @@ impl Staging {
         Ok((staging, resumed))
     }
 
+    /// Deletes what dead pushes have left and what no push has taken up for [`MAX_LEFTOVER_AGE_SECS`].
+    ///
+    /// `now_secs` is the time in seconds since 1970 UTC. Areas of pushes that are alive are not touched.
+    pub fn clear_leftovers(repo: &Repo, now_secs: u64) -> Result<Cleared, StagingError> {
+        clear_leftovers(repo, now_secs, Clearing::Done)
+    }
+
+    /// Tells what [`clear_leftovers`](Self::clear_leftovers) would delete.
+    pub fn old_leftovers(repo: &Repo, now_secs: u64) -> Result<Cleared, StagingError> {
+        clear_leftovers(repo, now_secs, Clearing::Told)
+    }
+
     /// Tells whether there is any staging area, of a push that is alive or was interrupted.
     pub fn is_any_there(repo: &Repo) -> bool {
         std::fs::read_dir(private_dir::path(repo).join(STAGING)).is_ok_and(|mut areas| areas.next().is_some())
@@ -336,14 +368,9 @@ impl Staging {
             matches!(name.kind, ObjectKind::Commit | ObjectKind::CommitMeta)
                 && pushed.contains(&CommitId(name.checksum))
         };
-        let is_young = |modified_secs: i64| {
-            // A time in the future is that of a clock that was set back.
-            let modified_secs = u64::try_from(modified_secs).unwrap_or(0);
-            now_secs.saturating_sub(modified_secs) < MAX_LEFTOVER_AGE_SECS
-        };
         let mut is_kept = |name: ObjectName, modified_secs| {
             let is_of_another = self.index.is_adopted(name) && !is_of_push(name);
-            Ok(is_of_another && is_young(modified_secs) && !repo.has(name).map_err(io::Error::other)?)
+            Ok(is_of_another && is_young(modified_secs, now_secs) && !repo.has(name).map_err(io::Error::other)?)
         };
         let is_any_left = adopt::sweep(self.dir.as_fd(), &mut is_kept)
             .map_err(|source| StagingError::Io { path: self.path.clone(), source })?;
@@ -360,7 +387,9 @@ impl Staging {
     pub fn forget_commit_meta(&self, commit: CommitId) -> Result<(), StagingError> {
         let path = crate::store::LoosePath::new(ObjectName::commit_meta(commit), Mode::Archive);
         let fail = |source| StagingError::Io { path: self.path.join(path.as_str()), source };
-        durable::unlink_if_there(&self.dir, path.as_c_str()).map_err(fail)?;
+        durable::unlink_if_there(&self.dir, path.as_c_str())
+            .and_then(|_| fault::point("staging:meta-forgotten"))
+            .map_err(fail)?;
         self.index.remove(ObjectName::commit_meta(commit));
         Ok(())
     }
@@ -415,6 +444,23 @@ impl Read for Limited<'_> {
         self.is_exceeded = true;
         Err(io::Error::new(io::ErrorKind::FileTooLarge, "the object is larger than allowed"))
     }
+}
+
+fn clear_leftovers(repo: &Repo, now_secs: u64, clearing: Clearing) -> Result<Cleared, StagingError> {
+    let path = private_dir::path(repo).join(STAGING);
+    let root = match durable::open_dir(repo.dir(), &format!("{}/{STAGING}", private_dir::NAME)) {
+        Ok(root) => root,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Cleared::default()),
+        Err(source) => return Err(StagingError::Io { path, source }),
+    };
+    adopt::clear(root.as_fd(), &path, &|modified_secs| !is_young(modified_secs, now_secs), clearing)
+}
+
+/// Tells whether an object of an interrupted push still waits for its next try.
+fn is_young(modified_secs: i64, now_secs: u64) -> bool {
+    // A time in the future is that of a clock that was set back.
+    let modified_secs = u64::try_from(modified_secs).unwrap_or(0);
+    now_secs.saturating_sub(modified_secs) < MAX_LEFTOVER_AGE_SECS
 }
 
 /// Looks at a name in a directory without following a symlink; nothing when there is none.

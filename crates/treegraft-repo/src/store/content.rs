@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Read},
     iter,
+    path::PathBuf,
 };
 
 use rustix::{
@@ -91,6 +92,13 @@ impl Repo {
         self.first_archived(id, |loose| loose.open(id.into()))
     }
 
+    /// Returns the file of an object, here or in a parent, for messages; that of an absent one is where it would be here.
+    pub fn path_of(&self, name: impl Into<ObjectName>) -> PathBuf {
+        let name = name.into();
+        let holder = self.with_parents().find(|repo| repo.loose().has(name).unwrap_or(false));
+        holder.unwrap_or(self).loose().path_of(name)
+    }
+
     /// Reads a commit's detached metadata, or nothing when it has none.
     pub fn detached_metadata(&self, commit: CommitId) -> Result<Option<Dict>, ReadError> {
         let name = ObjectName::commit_meta(commit);
@@ -100,12 +108,17 @@ impl Repo {
 
     /// Tells whether a commit is marked as partial: its tree may be incomplete because a pull was interrupted.
     pub fn is_partial(&self, commit: CommitId) -> Result<bool, ReadError> {
-        let path = format!("state/{commit}{PARTIAL_SUFFIX}");
+        let path = Self::partial_path(commit);
         match statat(self.dir(), &path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(errno) => Err(ReadError::Io { path: self.path().join(path), source: errno.into() }),
         }
+    }
+
+    /// Returns the path of a commit's mark as partial, below the repository.
+    pub(crate) fn partial_path(commit: CommitId) -> String {
+        format!("state/{commit}{PARTIAL_SUFFIX}")
     }
 
     /// Tells whether any commit is marked as partial.
@@ -169,7 +182,7 @@ impl Repo {
 }
 
 /// What follows a commit's checksum in the name of its mark in `state/`.
-const PARTIAL_SUFFIX: &str = ".commitpartial";
+pub(crate) const PARTIAL_SUFFIX: &str = ".commitpartial";
 
 fn open_filez(loose: LooseDir<'_>, id: ContentId) -> Result<Option<Content>, ReadError> {
     let name = ObjectName::from(id);

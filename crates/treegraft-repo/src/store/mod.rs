@@ -8,6 +8,7 @@ mod loose_dir;
 mod path;
 
 pub use content::Content;
+pub(crate) use content::PARTIAL_SUFFIX;
 pub use iter::{Listing, Objects};
 pub(crate) use loose_dir::LooseDir;
 pub(crate) use path::LoosePath;

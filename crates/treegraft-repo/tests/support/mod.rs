@@ -11,7 +11,7 @@ use std::{
 
 use treegraft_object::{CommitId, ObjectKind, ObjectName, RefName, gvariant::Dict};
 use treegraft_repo::{
-    Closure, Find, LockKind, PublishLock, RefEdit, RefTarget, Repo, RepoLock, Staging, Transaction, summary,
+    Closure, Find, LockKind, PublishLock, RefEdit, RefTarget, Repo, RepoLock, Staging, Transaction, cache, summary,
 };
 use treegraft_testkit::{Ostree, RepoMode};
 
@@ -53,7 +53,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(ostree: &Ostree) -> Self {
-        let base = tempfile::tempdir().expect("a temporary directory");
+        let base = treegraft_testkit::memory_folder();
         let (target, source) = (base.path().join("target"), base.path().join("source"));
         ostree.init(&target, RepoMode::Archive, None);
         ostree.init(&source, RepoMode::Archive, None);
@@ -101,10 +101,45 @@ pub(crate) fn stage_all(staging: &Staging, source: &Repo, names: &[ObjectName]) 
     }
 }
 
-type AnyError = Box<dyn std::error::Error>;
+pub(crate) type AnyError = Box<dyn std::error::Error>;
+
+/// The name of a cache that pushes write.
+pub(crate) const CACHE: &str = "cache";
 
 /// A whole push: every ref of `source` is moved to its commit there, and the summary is written.
 pub(crate) fn push(target: &Path, source: &Path) -> Result<(), AnyError> {
+    push_without_cleaning(target, source)?.remove()?;
+    Ok(())
+}
+
+/// The same, but what others have left is looked through, and a cache is written.
+pub(crate) fn push_and_retire(target: &Path, source: &Path) -> Result<(), AnyError> {
+    let staging = push_without_cleaning(target, source)?;
+    let repo = Repo::open(target)?;
+    let main = repo.refs()?.into_values().next().ok_or("there are refs")?;
+    staging.forget_commit_meta(main)?;
+    summary::sync_foreign(&repo, &PublishLock::acquire(&repo, &mut |_| {})?)?;
+    cache::write(&PublishLock::acquire(&repo, &mut |_| {})?, CACHE, b"saves work")?;
+    staging.retire(&repo, &[], NOW_SECS)?;
+    Ok(())
+}
+
+/// Opens a repository, and finishes a push that was cut off.
+pub(crate) fn finish_recovery(target: &Path) -> Result<(), AnyError> {
+    let repo = Repo::open(target)?;
+    let mut lock = PublishLock::acquire(&repo, &mut |_| {})?;
+    if lock.recovered().is_some_and(treegraft_repo::Recovered::needs_summary) {
+        summary::write(&repo, &lock, &summary::build(&repo, NOW_SECS, &Dict::new())?, Some(&signatures()))?;
+        lock.finish_recovery()?;
+    }
+    Ok(())
+}
+
+fn signatures() -> Dict {
+    Dict::from_iter([("x.test", treegraft_object::gvariant::Variant::string("signature"))])
+}
+
+fn push_without_cleaning(target: &Path, source: &Path) -> Result<Staging, AnyError> {
     let (repo, source) = (Repo::open(target)?, open(source));
     let _lock = RepoLock::acquire(&repo, LockKind::Shared, &mut |_| {})?;
     let (staging, _) = Staging::open(&repo)?;
@@ -126,11 +161,9 @@ pub(crate) fn push(target: &Path, source: &Path) -> Result<(), AnyError> {
         transaction.set_ref(RefEdit { expected: repo.resolve(&target)?, target, new });
     }
     let committed = transaction.prepare()?.commit()?;
-    let signatures = Dict::from_iter([("x.test", treegraft_object::gvariant::Variant::string("signature"))]);
-    summary::write(&repo, &lock, &summary::build(&repo, NOW_SECS, &Dict::new())?, Some(&signatures))?;
+    summary::write(&repo, &lock, &summary::build(&repo, NOW_SECS, &Dict::new())?, Some(&signatures()))?;
     committed.finish()?;
-    staging.remove()?;
-    Ok(())
+    Ok(staging)
 }
 
 /// Returns all paths below a directory, sorted, directories with a `/` behind them.

@@ -1,5 +1,7 @@
 //! One file per request of the protocol.
 
+use std::sync::Arc;
+
 use hyper::{Method, Request, body::Incoming};
 use treegraft_wire::{API_ROOT, ApiError, ErrorCode};
 
@@ -15,11 +17,11 @@ mod open;
 mod publish;
 
 /// Answers one request.
-pub(crate) async fn answer(connection: &Connection, request: Request<Incoming>) -> Answer {
+pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Answer {
     route(connection, request).await.unwrap_or_else(|error| error_answer(&error))
 }
 
-async fn route(connection: &Connection, request: Request<Incoming>) -> Result<Answer, ApiError> {
+async fn route(connection: &Arc<Connection>, request: Request<Incoming>) -> Result<Answer, ApiError> {
     let path = request.uri().path().to_owned();
     let not_found =
         || ApiError::new(ErrorCode::NotFound, format!("There is nothing at `{} {path}`", request.method().as_str()));

@@ -2,23 +2,57 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::{StatusCode, body::Incoming};
-use treegraft_wire::{ApiError, OpenRequest, Purpose};
+use tokio::sync::mpsc;
+use treegraft_wire::{ApiError, OPEN_EVENTS, OpenAnswer, OpenEvent, OpenRequest, Purpose, Waiting};
 
 use super::blocking;
 use crate::{
     body::{self, Answer},
     connection::Connection,
+    pushes::Slot,
     session::Session,
 };
 
-pub(super) async fn post(connection: &Connection, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn post(connection: &Arc<Connection>, body: Incoming) -> Result<Answer, ApiError> {
     // Before the body is read: it may be large.
     let slot = Arc::new(connection.pushes.push_slot()?);
     let request: OpenRequest = body::json(body).await?;
+    if !request.features.iter().any(|feature| feature == OPEN_EVENTS) {
+        let answer = open(connection, slot, request, |_| ()).await?;
+        return Ok(body::json_answer(StatusCode::CREATED, &answer));
+    }
+    let (lines, events) = mpsc::unbounded_channel();
+    let connection = Arc::clone(connection);
+    tokio::spawn(async move {
+        let waiting_lines = lines.clone();
+        let waiting = move |waiting| send(&waiting_lines, &OpenEvent::Waiting(waiting));
+        let last = match open(&connection, slot, request, waiting).await {
+            Ok(answer) => OpenEvent::Opened { answer },
+            Err(error) => OpenEvent::Failed { error },
+        };
+        send(&lines, &last);
+    });
+    Ok(body::lines_answer(events))
+}
+
+fn send(lines: &mpsc::UnboundedSender<Bytes>, event: &OpenEvent) {
+    let mut line = serde_json::to_vec(event).expect("events have no maps with odd keys");
+    line.push(b'\n');
+    // Nobody may be listening any more.
+    let _ = lines.send(Bytes::from(line));
+}
+
+async fn open(
+    connection: &Connection,
+    slot: Arc<Slot>,
+    request: OpenRequest,
+    mut waiting: impl FnMut(Waiting) + Send + 'static,
+) -> Result<OpenAnswer, ApiError> {
     let (receiver, id, purpose) = (Arc::clone(&connection.receiver), connection.pushes.new_id(), request.purpose);
     let session_slot = Arc::clone(&slot);
-    let opening = move || Session::open(&receiver, id, session_slot, request);
+    let opening = move || Session::open(&receiver, id, session_slot, request, &mut waiting);
     let (session, answer) = blocking(&connection.receiver, opening).await?;
     if session.has_something_to_publish() && purpose == Purpose::Push {
         let repo = Arc::clone(&connection.receiver.repo);
@@ -32,5 +66,5 @@ pub(super) async fn post(connection: &Connection, body: Incoming) -> Result<Answ
     }
     let lifetime = Duration::from_secs(connection.receiver.settings.max_push_secs);
     connection.pushes.add(session, lifetime);
-    Ok(body::json_answer(StatusCode::CREATED, &answer))
+    Ok(answer)
 }

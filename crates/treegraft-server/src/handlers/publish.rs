@@ -7,13 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use treegraft_wire::{ApiError, ErrorCode, PublishEvent};
+use treegraft_wire::{ApiError, ErrorCode, Phase, PublishEvent};
 
 use crate::{
     Receiver,
     body::{self, Answer},
     connection::Connection,
-    publish,
+    hooks,
+    publish::{self, Done},
     session::Session,
 };
 
@@ -42,9 +43,13 @@ fn run(receiver: &Receiver, session: Arc<Session>, report: &mut dyn FnMut(Publis
     // The client must hear of a panic: an answer that only breaks off looks like a bad connection.
     let published = catch_unwind(AssertUnwindSafe(|| publish::run(receiver, &session, report)));
     match published {
-        Ok(Ok(published)) => {
+        Ok(Ok(Done { mut published, hook })) => {
             // A question of the same push may still hold it; then the next push cleans up.
             let _ = Arc::into_inner(session).map_or(Ok(()), |session| session.clean_up(receiver));
+            if hook.is_some() {
+                report(PublishEvent::Phase { phase: Phase::Hook });
+            }
+            published.notes.extend(hooks::after(receiver, hook));
             PublishEvent::Done { published }
         }
         Ok(Err(error)) => PublishEvent::Failed { error },

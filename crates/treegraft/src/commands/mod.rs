@@ -8,6 +8,7 @@ use crate::{
 };
 
 pub(crate) mod caller;
+pub(crate) mod check_program;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod fsck;
@@ -15,6 +16,7 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod ls;
+pub(crate) mod prune;
 pub(crate) mod push;
 pub(crate) mod receive;
 pub(crate) mod refs;
@@ -36,7 +38,9 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit,
         Command::Diff(args) => diff::run(ui, global, &args),
         Command::Summary(args) => summary::run(ui, global, &args),
         Command::Fsck(args) => fsck::run(ui, global, &args),
+        Command::Prune(args) => prune::run(ui, global, &args),
         Command::Demo(args) => demo::run(ui, global, &args),
+        Command::CheckProgram(args) => check_program::run(global, &args),
         Command::Generate(args) => generate::run(ui, global, &args),
     }
 }

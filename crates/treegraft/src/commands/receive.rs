@@ -26,6 +26,7 @@ use crate::{
     cli::GlobalArgs,
     clock,
     commands::caller::CallerArgs,
+    environment,
     error::CommandError,
     exit::Exit,
     runtime,
@@ -113,7 +114,8 @@ fn repo_path<'a>(global: &'a GlobalArgs, args: &'a ReceiveArgs) -> Result<&'a Pa
 fn open(path: &Path, args: &ReceiveArgs) -> Result<Arc<Receiver>, CommandError> {
     let server = ServerSide::read(args.config.as_deref(), args.ostree_receive_conf.as_deref())?;
     let Repository { path, settings, caller } = server.repository(path, args.caller.clone().into())?;
-    Ok(Arc::new(Receiver::open(&path, settings, clock::now_secs)?.for_caller(caller).with_notes(server.notes())))
+    let receiver = Receiver::open(&path, settings, clock::now_secs)?.with_account(environment::account());
+    Ok(Arc::new(receiver.for_caller(caller).with_notes(server.notes())))
 }
 
 /// Says to the other side why the repository cannot be pushed to.

@@ -18,9 +18,6 @@ use crate::{cli::GlobalArgs, environment, error::CommandError, exit::Exit, serve
 /// The name under which the program is a login shell, which gets no other arguments than a command.
 const NAME: &str = "treegraft-shell";
 
-/// The running program, also when its file was replaced since it was started.
-const RUNNING_PROGRAM: &str = "/proc/self/exe";
-
 const EXAMPLES: &str = "\
 For one key, which may push to every repository that the server's configuration
 names, write this line into `~/.ssh/authorized_keys`:
@@ -106,7 +103,7 @@ fn unknown(asked: &str) -> ApiError {
 
 /// Goes on as `treegraft receive` for this repository, with nothing of the client's environment.
 fn become_receiver(args: &ShellArgs, path: &Path) -> Result<Infallible, CommandError> {
-    let mut command = Command::new(RUNNING_PROGRAM);
+    let mut command = Command::new(environment::running_program());
     command.arg0("treegraft").arg("receive").args(args.caller.command_line());
     for (option, file) in [("--config", &args.config), ("--ostree-receive-conf", &args.ostree_receive_conf)] {
         if let Some(file) = file {

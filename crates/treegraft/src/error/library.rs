@@ -3,12 +3,17 @@
 use std::path::Path;
 
 use treegraft_object::InvalidName;
-use treegraft_push::{ClientError, DestinationError, PushError, SourceError, carrier::ssh::SshError};
+use treegraft_push::{
+    ClientError, DestinationError, PushError, SourceError,
+    carrier::{bootstrap::InstallFailure, ssh::SshError},
+};
 use treegraft_repo::{
-    InitError, LockError, OpenError, PublishError, ReadError, RefError, StagingError, TransactionError,
+    InitError, LockError, OpenError, PublishError, ReadError, RefError, StagingError, TransactionError, prune,
     summary::SummaryError,
 };
-use treegraft_server::{ReceiverError, ServeError, config::ConfigError, ostree_receive::OstreeReceiveError};
+use treegraft_server::{
+    PruneError, ReceiverError, ServeError, config::ConfigError, ostree_receive::OstreeReceiveError,
+};
 use treegraft_wire::ApiError;
 
 use super::CommandError;
@@ -97,6 +102,40 @@ impl From<SummaryError> for CommandError {
     }
 }
 
+impl From<prune::PruneError> for CommandError {
+    fn from(error: prune::PruneError) -> Self {
+        let hint = match error {
+            prune::PruneError::Refs(error) => return error.into(),
+            prune::PruneError::Read(error) => return error.into(),
+            prune::PruneError::Summary(error) => return error.into(),
+            prune::PruneError::NotArchive { .. } => "use `ostree prune`",
+            prune::PruneError::NotWritable { .. } => "prune as the user that the repository belongs to",
+            prune::PruneError::NoLocking { .. } => {
+                "take `locking=false` out of the repository's `config`, or use `ostree prune` when nobody pushes"
+            }
+            prune::PruneError::Incomplete { .. } => {
+                "see all that is wrong with `treegraft fsck`; nothing more is deleted until the ref is deleted or moved"
+            }
+            prune::PruneError::Lock(_) => {
+                "pushes hold the lock until their refs have moved; try it when fewer are under way"
+            }
+            _ => return Self::user_or_temporary(error.is_temporary(), error),
+        };
+        Self::user_or_temporary(error.is_temporary(), error).hint(hint)
+    }
+}
+
+impl From<PruneError> for CommandError {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::Repo(error) => error.into(),
+            PruneError::Staging(error) => error.into(),
+            PruneError::Api(error) => error.into(),
+            error => Self::user(error),
+        }
+    }
+}
+
 impl From<InvalidName> for CommandError {
     fn from(error: InvalidName) -> Self {
         Self::usage(error)
@@ -138,7 +177,7 @@ impl From<DestinationError> for CommandError {
 impl From<ApiError> for CommandError {
     fn from(error: ApiError) -> Self {
         let (code, hint) = (error.code, error.hint.clone());
-        let mut command_error = Self::user_or_temporary(code.is_temporary(), error).hints_from(hint);
+        let mut command_error = Self::user_or_temporary(error.is_temporary(), error).hints_from(hint);
         command_error.code = Some(code);
         command_error
     }
@@ -178,13 +217,51 @@ impl From<SshError> for CommandError {
                 format!("try `ssh {user}{}` by itself: are host, user and key (`-i FILE`) right?", target.host)
             }
             SshError::NoReceiver { .. } => {
-                "install treegraft on the server, or name where it is with `--remote-command \
-                                            /path/to/treegraft`"
+                "push without `--no-bootstrap` and `--remote-command` to install it there, or name \
+                 where it is with `--remote-command /path/to/treegraft`"
                     .to_owned()
             }
+            SshError::NoShell { .. } => {
+                "the account needs a POSIX shell, or `command=\"treegraft receive /path/to/repo\"` \
+                 before the key in its `authorized_keys`"
+                    .to_owned()
+            }
+            SshError::Install { reason, directory, .. } => install_hint(reason, directory.as_deref()),
             SshError::Ended { .. } => "what the server said is above; its own log may say more".to_owned(),
         };
         Self::user_or_temporary(error.is_temporary(), error).hint(hint)
+    }
+}
+
+/// Says what to do when a server does not take the program.
+fn install_hint(reason: &InstallFailure, directory: Option<&str>) -> String {
+    let other_directory = match directory {
+        None => "name another directory of the server with `--bootstrap-dir /var/tmp/treegraft-USER`",
+        Some(_) => "name another directory of the server with `--bootstrap-dir`",
+    };
+    let by_hand = "or install treegraft there and push with `--no-bootstrap`";
+    match reason {
+        InstallFailure::Machine { machine, .. } => {
+            format!("offer a program for {machine} with `--bootstrap-program FILE`, {by_hand}")
+        }
+        InstallFailure::Libraries(_) => {
+            format!("offer the static build (`cargo xtask dist`) with `--bootstrap-program FILE`, {by_hand}")
+        }
+        InstallFailure::NoSpace(_) | InstallFailure::Directory(_) | InstallFailure::Write(_) => {
+            format!("{other_directory}, {by_hand}")
+        }
+        InstallFailure::NoExec(_) => format!("{other_directory}, in a file system without `noexec`, {by_hand}"),
+        InstallFailure::NotPrivate => {
+            let shown = directory.unwrap_or("~/.cache/treegraft");
+            format!("make it your own with `chmod go-w {shown}` on the server, or {other_directory}")
+        }
+        InstallFailure::Checksum => {
+            "push again; if it stays, something on the way or on the server changes bytes".to_owned()
+        }
+        InstallFailure::Version(version) => {
+            format!("offer a program of the same version as this one, or push with treegraft {version}")
+        }
+        _ => format!("see what is wrong with `ssh HOST` by itself, {by_hand}"),
     }
 }
 

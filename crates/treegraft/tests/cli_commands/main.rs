@@ -5,5 +5,6 @@ mod demo;
 mod look;
 mod mistakes;
 mod place;
+mod prune;
 mod push;
 mod ssh;

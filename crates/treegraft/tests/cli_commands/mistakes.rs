@@ -314,7 +314,7 @@ fn the_configuration_of_the_server_is_wrong() {
         |
       2 | allow-farce = true
         | ^^^^^^^^^^^
-      unknown field `allow-farce`, expected one of …
+      unknown field `allow-farce`, expected one of KEYS
     Hint: every key is documented in docs/reference/server.toml
     ");
     fs::write(place.path("key.toml"), "[defaults]\ned25519-key-files = [\"/nonexistent.key\"]\n")

@@ -153,6 +153,7 @@ fn json_has_everything_of_a_push() {
         "bytes": 0
       },
       "duration_secs": N,
+      "attempts": 1,
       "notes": []
     }
     --- stderr

@@ -70,7 +70,7 @@ fn a_wrong_configuration_of_the_server_is_told_by_the_server() {
         |
       2 | allow-farce = true
         | ^^^^^^^^^^^
-      unknown field `allow-farce`, expected one of …
+      unknown field `allow-farce`, expected one of KEYS
     Hint: on the server: every key is documented in docs/reference/server.toml
     ");
 }

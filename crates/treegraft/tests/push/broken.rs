@@ -108,7 +108,7 @@ fn a_server_that_is_none_is_explained() {
     let worker = site.worker("w", RepoMode::Archive, &site.tree("t", &[("a", "1")]), "main", 1_000);
     let push = |extra: &[&str], destination: String| {
         let mut command = site.env.command(crate::site::TREEGRAFT);
-        command.arg("push").arg("--repo").arg(&worker).arg("-F").arg(sshd.client_config()).args(extra);
+        command.args(["push", "--retries=0", "--repo"]).arg(&worker).arg("-F").arg(sshd.client_config()).args(extra);
         treegraft_testkit::Run::of(command.arg(destination).arg("main"))
     };
     let to = |path: &str| format!("{}:{path}", sshd.host());

@@ -2,16 +2,20 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
-use treegraft_testkit::{RepoMode, Run};
+use treegraft_repo::{FileLock, LockKind};
+use treegraft_testkit::{Direction, LinkOptions, RepoMode, Run, SlowLink, SplitMix64, Sshd};
 
 use crate::{
     rounds::rounds,
@@ -137,6 +141,17 @@ fn many_pushers_and_ostree_work_at_once() {
                 });
             });
             scope.spawn(|| {
+                meanwhile(&is_done, |number| {
+                    let _pruning = pruning.lock().expect("no holder panics");
+                    let server = site.server.display().to_string();
+                    // All history is looked at in the end, so only what refs do not lead to may go.
+                    let mut args = vec!["prune", "--json", "--wait", "30", "--config", "/dev/null", "--repo", &server];
+                    args.extend((number % 2 == 1).then_some("--dry-run"));
+                    let run = site.run_bounded(TREEGRAFT, args);
+                    assert!(run.success() || json(&run)["error"]["is_temporary"] == true, "{}", run.report());
+                });
+            });
+            scope.spawn(|| {
                 meanwhile(&is_done, |_| {
                     let server = site.server.display().to_string();
                     site.run_bounded(TREEGRAFT, ["fsck", "--repo", &server]).ok();
@@ -180,6 +195,155 @@ fn check_after(site: &Site, round: u64, shared: &str) {
             entry.is_some_and(|entry| entry.contains(&head)),
             "the summary has the head {head} of {name}: {summary}"
         );
+    }
+}
+
+#[test]
+fn eight_pushes_to_one_ref_become_one_history() {
+    let Some(site) = Site::new() else { return };
+    let workers: Vec<_> = (0..8).map(|number| worker(&site, &format!("at-once-{number}"), 1_000 + number)).collect();
+    let reports: Vec<_> = thread::scope(|scope| {
+        let site = &site;
+        let push = |worker: &PathBuf| json(&site.push_bounded(worker, &["main:shared", "--allow-older"]).ok());
+        let pushes: Vec<_> = workers.iter().map(|worker| scope.spawn(move || push(worker))).collect();
+        pushes.into_iter().map(|push| push.join().expect("it does not panic")).collect()
+    });
+    let mut history = site.history("shared");
+    history.reverse();
+    assert_eq!(history.len(), 8, "all of them are there: {history:?}");
+    for report in &reports {
+        let (old, new) = (&report["refs"][0]["old"], &report["refs"][0]["new"]);
+        let at = history.iter().position(|commit| new == commit).expect("what was told is in the history");
+        let before = at.checked_sub(1).map(|before| history[before].as_str());
+        assert_eq!(old.as_str(), before, "each is on top of the one that it has told: {report}");
+    }
+    let found: BTreeSet<_> = site.files_ever("shared").into_iter().collect();
+    assert_eq!(found, (0..8).map(|number| format!("at-once-{number}")).collect(), "and none lost its tree");
+    assert!(!site.server.join(".treegraft/publish.holder").exists(), "nobody publishes any more");
+    site.ostree.fsck(&site.server);
+}
+
+#[test]
+fn a_transfer_that_stands_still_holds_up_no_other_push() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let tree = site.tree("large", &[("small", "1")]);
+    fs::write(tree.join("large"), SplitMix64::new(1).bytes(3_000_000)).expect("a file can be written");
+    let slow = site.worker("slow", RepoMode::Archive, &tree, "main", 1_000);
+    let link = SlowLink::start(sshd.addr(), LinkOptions::default());
+    link.stall_after(Direction::Up, 1_000_000);
+    let mut command = site.push_ssh_command(&sshd, link.port(), &slow, &["main:slow"]);
+    let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
+    wait_until("the transfer stands still", || link.carried_bytes(Direction::Up) >= 1_000_000);
+    for number in 0..2 {
+        let quick = worker(&site, &format!("quick-{number}"), 1_000);
+        site.push_bounded(&quick, &[&format!("main:quick-{number}")]).ok();
+        // Also to the same ref: whoever is ready first publishes first.
+        site.push_bounded(&quick, &["main:slow", "--allow-older"]).ok();
+        site.ostree_bounded(&["summary", "-u"]).ok();
+    }
+    assert!(client.try_wait().expect("it can be asked").is_none(), "the slow one is still at it");
+    link.resume();
+    assert!(client.wait().expect("it ends").success(), "and is published in the end");
+    assert_eq!(site.history("slow").len(), 3, "on top of what was quicker");
+    site.ostree.fsck(&site.server);
+}
+
+#[test]
+fn a_push_that_waits_says_for_whom() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let out = |name: &str| site.env.root().join(name);
+    let (began, go_on) = (out("began"), out("go-on"));
+    let text = format!(
+        "#!/bin/sh\ntouch '{}'\nwhile [ ! -e '{}' ]; do sleep 0.05; done\nexec ostree summary -u --repo=\"$1\"\n",
+        began.display(),
+        go_on.display()
+    );
+    fs::write(out("update"), text).expect("a file can be written");
+    site.configure(&format!("update-command = [\"sh\", \"{}\"]", out("update").display()));
+    let first = worker(&site, "first", 1_000);
+    let mut command = site.push_ssh_command(&sshd, sshd.port(), &first, &["main:app-of-first", "main:other"]);
+    let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
+    wait_until("the first one publishes", || began.exists());
+    let second = worker(&site, "second", 2_000);
+    let mut command = site.push_ssh_command(&sshd, sshd.port(), &second, &["main:of-second"]);
+    let mut waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    let lines = BufReader::new(waiting.stderr.take().expect("it is piped")).lines();
+    let told = lines.map_while(Result::ok).find(|line| line.starts_with("Waiting for")).expect("it says that it waits");
+    let host = Run::of(site.env.command("uname").arg("-n")).ok().text();
+    let user = Run::of(site.env.command("id").arg("-un")).ok().text();
+    assert_eq!(told, format!("Waiting for {user}@{host} (app-of-first and 1 more), 0 s"), "for whom, and for how long");
+    fs::write(&go_on, "").expect("a file can be written");
+    assert!(client.wait().expect("it ends").success(), "the first one is published");
+    // Nobody reads what it says any more, which is no reason to fail.
+    assert!(waiting.wait().expect("it ends").success(), "and the second one after it");
+}
+
+#[test]
+fn a_push_to_a_locked_repository_says_who_has_locked_it() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let worker = worker(&site, "first", 1_000);
+    let lock = FileLock::try_acquire(&site.server.join(".lock"), LockKind::Exclusive).expect("it can be locked");
+    assert!(lock.is_some(), "nobody else has it");
+    let mut command = site.push_ssh_command(&sshd, sshd.port(), &worker, &["main"]);
+    let mut waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    let lines = BufReader::new(waiting.stderr.take().expect("it is piped")).lines();
+    let told = lines.map_while(Result::ok).find(|line| line.starts_with("Waiting for")).expect("it says that it waits");
+    let this = format!("(process {}), 0 s", std::process::id());
+    assert!(told.starts_with("Waiting for `") && told.ends_with(&this), "the one that has it is told: {told}");
+    drop(lock);
+    assert!(waiting.wait().expect("it ends").success(), "and it goes on when it is free");
+
+    site.ostree.at(&site.server, "config", ["set", "core.lock-timeout-secs", "1"]).ok();
+    let lock = FileLock::try_acquire(&site.server.join(".lock"), LockKind::Exclusive).expect("it can be locked");
+    let run = site.push_ssh(&sshd, &worker, &["main:other", "--json"]);
+    let error = &json(&run)["error"];
+    assert_eq!((run.code(), &error["code"]), (Some(4), &serde_json::Value::from("locked")), "{}", run.report());
+    let this = format!("(process {}) holds it", std::process::id());
+    assert!(error["message"].as_str().is_some_and(|text| text.ends_with(&this)), "the error tells it as well: {error}");
+    drop(lock);
+}
+
+#[test]
+fn what_a_holder_says_is_not_believed() {
+    let Some(site) = Site::new() else { return };
+    let worker = worker(&site, "first", 1_000);
+    let private = site.server.join(".treegraft");
+    site.push_bounded(&worker, &["main:first"]).ok();
+    let lock = FileLock::try_acquire(&private.join("publish.lock"), LockKind::Exclusive).expect("it can be locked");
+    assert!(lock.is_some(), "nobody else has it");
+    let long = "x".repeat(1_000);
+    for (number, (text, shown)) in [
+        (
+            r#"{"who":"a\u001b[2J\nError: b","refs":["c\r"],"ref_count":1}"#,
+            "Waiting for a [2J Error: b (c), 0 s".to_owned(),
+        ),
+        (&*format!(r#"{{"who":"{long}"}}"#), format!("Waiting for {}…, 0 s", "x".repeat(200))),
+        ("no JSON", "Waiting for 0 s: another push publishes to this repository".to_owned()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        fs::write(private.join("publish.holder"), text).expect("a file can be written");
+        let mut command = site.push_local_command(&worker, &[&format!("main:other-{number}")]);
+        let mut waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+        let lines = BufReader::new(waiting.stderr.take().expect("it is piped")).lines();
+        let told =
+            lines.map_while(Result::ok).find(|line| line.starts_with("Waiting for")).expect("it says that it waits");
+        assert_eq!(told, shown, "one line without control characters");
+        waiting.kill().expect("it runs");
+        waiting.wait().expect("it ends");
+    }
+    drop(lock);
+    site.push_bounded(&worker, &["main:last"]).ok();
+    let left: Vec<_> = fs::read_dir(private.join("queue")).expect("it was made").collect();
+    assert!(left.is_empty(), "the tickets of the killed ones are gone: {left:?}");
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(120), "{what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

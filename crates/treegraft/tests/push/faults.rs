@@ -28,6 +28,9 @@ const DOWN_BYTES: usize = 6_000;
 /// What the handshake of ssh and the questions come to in the other direction, besides the objects.
 const UP_BYTES: usize = 8_000;
 
+/// How long a line stalls that does.
+const STALL: Duration = Duration::from_millis(700);
+
 /// What breaks.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -38,6 +41,10 @@ enum Fault {
     KillSessions,
     Cut,
     Flip,
+    /// Nothing comes through for a while.
+    StallThenGo,
+    /// Nothing comes through, and then the connection ends.
+    StallThenCut,
 }
 
 /// When it breaks.
@@ -59,12 +66,14 @@ fn fault(random: &mut SplitMix64, new_bytes: usize) -> (Fault, Moment) {
         _ => (Direction::Up, random.below(new_bytes + UP_BYTES)),
     };
     let carried = Moment::Carried(direction, bytes as u64);
-    let fault = match random.below(9) {
+    let fault = match random.below(11) {
         0 | 1 => Fault::KillClient,
         8 => Fault::KillLocal,
         2 | 3 => Fault::KillReceiver,
         4 => Fault::KillSessions,
         5 | 6 => return (Fault::Cut, carried),
+        9 => return (Fault::StallThenGo, carried),
+        10 => return (Fault::StallThenCut, carried),
         _ => return (Fault::Flip, carried),
     };
     let moment = match random.below(6) {
@@ -146,7 +155,7 @@ impl Place {
                 return self.site.receiver().is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok());
             }
             Fault::KillSessions => self.sshd.kill_sessions(),
-            Fault::Cut | Fault::Flip => unreachable!("the link does it"),
+            Fault::Cut | Fault::Flip | Fault::StallThenGo | Fault::StallThenCut => unreachable!("the link does it"),
         }
         true
     }
@@ -157,6 +166,9 @@ impl Place {
         match (fault, moment) {
             (Fault::Cut, Moment::Carried(direction, bytes)) => link.cut_after(direction, bytes),
             (Fault::Flip, Moment::Carried(direction, bytes)) => link.flip_byte_at(direction, bytes),
+            (Fault::StallThenGo | Fault::StallThenCut, Moment::Carried(direction, bytes)) => {
+                link.stall_after(direction, bytes);
+            }
             _ => {}
         }
         fs::remove_file(self.site.receiver_pid()).ok();
@@ -167,7 +179,7 @@ impl Place {
         };
         let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
         let begin = Instant::now();
-        let mut is_broken = matches!(fault, Fault::Cut | Fault::Flip);
+        let mut is_broken = matches!(fault, Fault::Cut | Fault::Flip | Fault::StallThenGo | Fault::StallThenCut);
         loop {
             if let Some(status) = client.try_wait().expect("a child can be asked for its state") {
                 return status.code();
@@ -178,6 +190,14 @@ impl Place {
             // A flipped byte in a packet's length makes ssh wait for the rest of it without end.
             if matches!(fault, Fault::Flip) && begin.elapsed() > Duration::from_secs(3) {
                 link.cut_now();
+            }
+            // How long a line is silent makes no difference, only that it is.
+            if begin.elapsed() > STALL {
+                match fault {
+                    Fault::StallThenGo => link.resume(),
+                    Fault::StallThenCut => link.cut_now(),
+                    _ => {}
+                }
             }
             assert!(begin.elapsed() < END_TIMEOUT, "the client ends when the server is gone ({fault:?}, {moment:?})");
             thread::sleep(Duration::from_micros(200));
@@ -246,6 +266,9 @@ fn pushes_that_break_anywhere_are_resumed() {
             );
             place.site.wait_for_receiver();
             let lacking = place.check_broken(&old, &new);
+            if matches!(fault, Fault::StallThenGo) {
+                assert_eq!(code, Some(0), "a line that goes on costs nothing");
+            }
             if code == Some(0) {
                 assert_eq!(lacking, BTreeSet::new(), "a push that went through is complete");
             }

@@ -35,14 +35,31 @@ impl Drop for Round {
 
 /// Runs `work` with another seed in each round, and others each time.
 pub(crate) fn rounds(usual: u64, mut work: impl FnMut(&mut Round)) {
-    let count = number(ROUNDS).unwrap_or(usual);
-    let first = number(SEED).unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-        u64::from(now.subsec_nanos()) << 20
-    });
+    let (first, count) = (first_seed(), round_count(usual));
     for seed in first..first + count {
         work(&mut Round { seed, notes: Vec::new() });
     }
+    tell(&format!("{count} rounds"));
+}
+
+/// Says on standard error, past the capture of the test harness, how much was tried.
+pub(crate) fn tell(text: &str) {
+    let who = thread::current().name().unwrap_or_default().to_owned();
+    let line = format!("TRIED: {who}: {text}\n");
+    std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error of a test is open");
+}
+
+/// Returns how many rounds are wanted.
+pub(crate) fn round_count(usual: u64) -> u64 {
+    number(ROUNDS).unwrap_or(usual)
+}
+
+/// Returns the seed of the first round.
+pub(crate) fn first_seed() -> u64 {
+    number(SEED).unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        u64::from(now.subsec_nanos()) << 20
+    })
 }
 
 fn number(variable: &str) -> Option<u64> {

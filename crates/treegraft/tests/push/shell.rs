@@ -44,7 +44,6 @@ impl Server {
     fn push(&self, key: &Path, path: &str, args: &[&str]) -> Run {
         let mut command = self.site.env.command(TREEGRAFT);
         command.args(["push", "--repo"]).arg(&self.worker).arg("-i").arg(key).arg("-F").arg(self.sshd.client_config());
-        command.args(["--remote-command", "treegraft"]);
         command.arg(format!("{}:{path}", self.sshd.host())).args(["main", "--json"]).args(args);
         Run::of(&mut command)
     }

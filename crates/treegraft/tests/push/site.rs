@@ -14,6 +14,9 @@ use treegraft_testkit::{CleanEnv, Gpg, Ostree, RepoMode, Run, Sshd};
 /// The program under test.
 pub(crate) const TREEGRAFT: &str = env!("CARGO_BIN_EXE_treegraft");
 
+/// Most tests want to see what one try leaves; a later `--retries` takes it back.
+const ONE_TRY: &str = "--retries=0";
+
 /// How long a process may take to notice that the other side is gone.
 pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -44,6 +47,11 @@ impl Site {
         fs::write(&self.config, format!("[defaults]\n{settings}\n")).expect("a file can be written");
     }
 
+    /// Returns the file with the server's configuration.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Writes a configuration that signs with a key.
     pub(crate) fn sign_with(&self, gpg: &Gpg) {
         let (home, key) = (gpg.home().display(), gpg.fingerprint());
@@ -65,7 +73,7 @@ impl Site {
     /// Returns the command of a push to the server's repository on this machine.
     pub(crate) fn push_local_command(&self, worker: &Path, args: &[&str]) -> std::process::Command {
         let mut command = self.env.command(TREEGRAFT);
-        command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker);
+        command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker).arg(ONE_TRY);
         command.arg(&self.server).args(args);
         command
     }
@@ -91,22 +99,40 @@ impl Site {
         args: &[&str],
     ) -> std::process::Command {
         let mut command = self.env.command(TREEGRAFT);
-        command.arg("push").arg("--repo").arg(worker);
+        command.arg("push").arg("--repo").arg(worker).arg(ONE_TRY);
         command.arg("-F").arg(sshd.client_config()).args(["-p", &port.to_string()]);
         command.arg("--remote-command").arg(self.remote_command());
         command.arg(format!("{}:{}", sshd.host(), self.server.display())).args(args);
         command
     }
 
+    /// Returns the command of a push through ssh to a receiver that is started behind these words.
+    pub(crate) fn push_ssh_traced(
+        &self,
+        sshd: &Sshd,
+        prefix: &[String],
+        worker: &Path,
+        args: &[&str],
+    ) -> std::process::Command {
+        let command = self.push_ssh_command(sshd, sshd.port(), worker, args);
+        self.write_remote_command(&format!("'{}' ", prefix.join("' '")));
+        command
+    }
+
     /// Writes the command that ssh runs on the far side.
     fn remote_command(&self) -> PathBuf {
+        self.write_remote_command("")
+    }
+
+    fn write_remote_command(&self, prefix: &str) -> PathBuf {
         let script = self.env.root().join("receive");
         let config = self.config.display();
         let pid = self.receiver_pid();
         let pid = pid.display();
         // The first argument is `receive`; its options have to come behind it.
-        let text =
-            format!("#!/bin/sh\nshift\necho $$ > '{pid}'\nexec '{TREEGRAFT}' receive --config '{config}' \"$@\"\n");
+        let text = format!(
+            "#!/bin/sh\nshift\necho $$ > '{pid}'\nexec {prefix}'{TREEGRAFT}' receive --config '{config}' \"$@\"\n"
+        );
         fs::write(&script, text).expect("a file can be written");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
         script

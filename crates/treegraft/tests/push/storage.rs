@@ -4,11 +4,17 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, SystemTime},
 };
 
+use treegraft_object::ObjectName;
+use treegraft_repo::{Find, Repo, Staging};
 use treegraft_testkit::{RepoMode, Run, SplitMix64, StaticServer};
 
-use crate::site::{Site, json, objects};
+use crate::{
+    judge::refs,
+    site::{Site, json, objects},
+};
 
 /// A small file system of its own, gone when it is dropped.
 struct SmallDisk(PathBuf);
@@ -139,6 +145,77 @@ fn a_disk_that_is_full_at_any_step_leaves_the_repository_intact() {
         assert!(summary.contains(&site.ostree.rev_parse(&site.server, name)), "the summary is up to date: {summary}");
     }
     assert!(!site.server.join(".treegraft/journal").exists(), "no journal is left");
+}
+
+/// Leaves a few more inodes each time: files and directories that cannot be made, although there is room for their bytes.
+#[test]
+fn a_disk_without_inodes_leaves_the_repository_intact() {
+    let Some((site, disk)) = small_site(8_000) else { return };
+    site.push_local(&two_refs(&site, 1, 3, 100), &[]).ok();
+    let old = refs(&site.server);
+    let worker = two_refs(&site, 2, 3, 10_000);
+    let used = |disk: &SmallDisk| {
+        let stat = rustix::fs::statvfs(&disk.0).expect("it is mounted");
+        stat.f_files - stat.f_ffree
+    };
+    for more in 0.. {
+        disk.remount(&format!("nr_inodes={}", used(&disk) + more));
+        let run = site.push_local(&worker, &["--json"]);
+        site.ostree.fsck(&site.server);
+        if run.success() {
+            assert!(more > 3, "some pushes had too few inodes");
+            break;
+        }
+        let code = json(&run)["error"]["code"].clone();
+        assert!(code == "no-space" || code == "summary-stale", "it is said that the disk is full: {}", run.report());
+        assert_eq!(refs(&site.server) == old, code == "no-space", "all refs have moved or none: {}", run.report());
+    }
+    assert!(refs(&site.server).iter().all(|(name, head)| old[name] != *head), "both refs have moved");
+    let summary = site.ostree.at(&site.server, "summary", ["-v"]).text();
+    assert!(refs(&site.server).values().all(|head| summary.contains(head)), "the summary is up to date: {summary}");
+}
+
+/// Gives everything below a folder a time in the future, as a clock does that was wrong before it was set back.
+fn postdate(folder: &Path, time: SystemTime) {
+    let mut pending = vec![folder.to_owned()];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(fs::read_dir(&path).expect("it can be listed").flatten().map(|entry| entry.path()));
+        }
+        fs::File::open(&path).and_then(|file| file.set_modified(time)).expect("the time of an own file can be set");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_costs_nothing() {
+    let Some(site) = Site::new() else { return };
+    site.push_local(&two_refs(&site, 1, 3, 100), &[]).ok();
+    let worker = two_refs(&site, 2, 3, 1_000);
+    // What a push has left that died when the clock was wrong.
+    let (from, repo) = (Repo::open(&worker).expect("a repository"), Repo::open(&site.server).expect("a repository"));
+    let (staging, _) = Staging::open(&repo).expect("it can be staged");
+    let mut left = 0;
+    for commit in from.refs().expect("it has refs").into_values() {
+        let tree = from.commit(commit).expect("it is there").root_tree;
+        for name in [ObjectName::from(commit), tree.into()] {
+            let data = from.metadata(name).expect("it can be read").expect("it is there");
+            left += u64::from(staging.stage_metadata(name, &data).expect("it is sound").is_new);
+        }
+    }
+    drop(staging);
+    let future = SystemTime::UNIX_EPOCH + Duration::from_secs(4_102_444_800);
+    postdate(&site.server, future);
+
+    let report = json(&site.push_local(&worker, &["--json"]).ok());
+    assert_eq!(report["resumed"]["objects"], left, "what was left is taken over: {report}");
+    // Clients and caches ask whether it is newer than the one that they have.
+    let modified = fs::metadata(site.server.join("summary")).and_then(|metadata| metadata.modified());
+    assert!(modified.expect("there is a summary") > future, "the summary is newer than the one before");
+    site.ostree.fsck(&site.server);
+    let summary = site.ostree.at(&site.server, "summary", ["-v"]).text();
+    assert!(refs(&site.server).values().all(|head| summary.contains(head)), "the summary is up to date: {summary}");
+    let staging = fs::read_dir(site.server.join(".treegraft/staging")).expect("the folder is there").count();
+    assert_eq!(staging, 0, "nothing is left in the staging area");
 }
 
 #[test]

@@ -11,13 +11,14 @@ use std::{
 
 use clap::Args;
 use treegraft_object::{Commit, CommitId, ObjectName, gvariant::Variant};
-use treegraft_push::{Destination, Outcome, PushOptions, Source};
+use treegraft_push::{Attempt, Destination, Outcome, PushOptions, Source};
 use treegraft_repo::{Find, Repo, fsck, summary};
 use treegraft_sign::{Ed25519Key, ed25519};
 
 use super::push::{carry, report::Finished};
 use crate::{
     cli::GlobalArgs,
+    environment::random_bytes,
     error::CommandError,
     exit::Exit,
     human,
@@ -110,7 +111,7 @@ impl Stage<'_> {
         self.step("A server gets a repository and a key that never leaves it")?;
         self.command("treegraft init server/repo")?;
         let repo = Repo::init(&self.root.join("server/repo"), None)?;
-        let key = Ed25519Key::generate(random_seed()?);
+        let key = Ed25519Key::generate(random_bytes().map_err(CommandError::temporary)?);
         let (key_file, config_file) = (self.root.join("server/ed25519.key"), self.root.join("server/server.toml"));
         write_secret(&key_file, format!("{}\n", key.secret_base64().as_str()).as_bytes())?;
         let config = format!(
@@ -156,7 +157,8 @@ impl Stage<'_> {
         let quiet = Ui::new(Format::Text, crate::ui::Verbosity::Quiet, self.ui.environment());
         let progress: Arc<PushProgress> = PushProgress::start(quiet, path.display().to_string());
         let receiver = carry::local_receiver(&path, Some(&config))?;
-        let outcome = runtime::start()?.block_on(carry::push_locally(receiver, source, &options, &progress))?;
+        let (source, attempt) = (Arc::new(source), Attempt::only(progress));
+        let outcome = runtime::start()?.block_on(carry::push_locally(&receiver, &source, &options, &attempt))?;
         let destination = Destination::Local(path);
         Finished { destination: &destination, options: &options, outcome: &outcome, took: started.elapsed() }
             .write_text(self.ui, &mut self.out, "  ")?;
@@ -239,15 +241,6 @@ fn wrong(reason: impl fmt::Display) -> CommandError {
 
 fn failure(action: &'static str, path: &Path, source: io::Error) -> CommandError {
     CommandError::user(DemoError { action, path: path.to_owned(), source })
-}
-
-/// Takes the seed of a key from the system's source of randomness.
-fn random_seed() -> Result<[u8; 32], CommandError> {
-    let path = Path::new("/dev/urandom");
-    let mut seed = [0; 32];
-    let read = fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut seed));
-    read.map_err(|source| failure("read", path, source))?;
-    Ok(seed)
 }
 
 /// Writes a file that only its owner may read.

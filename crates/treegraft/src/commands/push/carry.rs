@@ -3,14 +3,18 @@
 use std::{path::Path, sync::Arc};
 
 use treegraft_push::{
-    Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, Source, SshCarrier, SshOptions,
-    SshTarget, carrier::ssh::SshError, push,
+    Attempt, Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, RetryPolicy, Source,
+    SshCarrier, SshOptions, SshTarget,
+    carrier::ssh::SshError,
+    retry::{self, Failure, GaveUp},
 };
 use treegraft_server::{Receiver, rights::Caller, serve_connection};
 
 use crate::{
-    clock,
-    error::CommandError,
+    clock::{self, RealTime},
+    environment,
+    error::{CommandError, ErrorKind},
+    human,
     progress::PushProgress,
     server_side::{Repository, ServerSide},
 };
@@ -22,20 +26,21 @@ const LOCAL_PIPE_BYTES: usize = 1 << 20;
 pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, CommandError> {
     let server = ServerSide::read(config, None)?;
     let Repository { path, settings, caller } = server.repository(path, Caller::anybody())?;
-    Ok(Arc::new(Receiver::open(&path, settings, clock::now_secs)?.for_caller(caller).with_notes(server.notes())))
+    let receiver = Receiver::open(&path, settings, clock::now_secs)?.with_account(environment::account());
+    Ok(Arc::new(receiver.for_caller(caller).with_notes(server.notes())))
 }
 
 /// Pushes to a receiver in this process.
 pub(crate) async fn push_locally(
-    receiver: Arc<Receiver>,
-    source: Source,
+    receiver: &Arc<Receiver>,
+    source: &Arc<Source>,
     options: &PushOptions,
-    progress: &Arc<PushProgress>,
+    attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
     let (here, there) = tokio::io::duplex(LOCAL_PIPE_BYTES);
-    let server = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
+    let server = tokio::spawn(serve_connection(Arc::clone(receiver), there));
     let client = Client::connect(here).await?;
-    let result = push(&client, source, options, reporter(progress)).await;
+    let result = attempt.push(&client, Arc::clone(source), options).await;
     // The receiver ends with the connection and gives up its locks; how the connection ends is of no interest any more.
     drop(client);
     let _ = server.await;
@@ -47,20 +52,20 @@ pub(crate) async fn push_locally(
 pub(crate) async fn push_over_ssh(
     target: &SshTarget,
     ssh: &SshOptions,
-    source: Source,
+    source: &Arc<Source>,
     options: &PushOptions,
-    progress: &Arc<PushProgress>,
+    attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
-    let (carrier, stream) = SshCarrier::start(target, ssh)?;
+    let (carrier, stream) = SshCarrier::start(target, ssh, attempt.reporter())?;
     let result = match Client::connect(stream).await {
-        Ok(client) => push(&client, source, options, reporter(progress)).await,
+        Ok(client) => attempt.push(&client, Arc::clone(source), options).await,
         Err(error) => Err(error.into()),
     };
     match result {
         Err(PushError::Client(error @ ClientError::Connection(_))) => {
             // Only when ssh has ended is everything there that it has to say.
             let end = carrier.failure().await;
-            Err(if progress.is_opened() { connection_lost(target, error, end) } else { end.into() })
+            Err(if attempt.is_opened() { connection_lost(target, error, &end) } else { end.into() })
         }
         result => {
             carrier.close();
@@ -69,8 +74,41 @@ pub(crate) async fn push_over_ssh(
     }
 }
 
-fn reporter(progress: &Arc<PushProgress>) -> Arc<dyn Reporter> {
-    Arc::clone(progress) as Arc<dyn Reporter>
+/// Tries a push as often as `policy` says.
+pub(crate) async fn persist(
+    policy: &RetryPolicy,
+    progress: &Arc<PushProgress>,
+    attempt: impl AsyncFnMut(&Attempt) -> Result<Outcome, CommandError>,
+) -> Result<Outcome, CommandError> {
+    let reporter = Arc::clone(progress) as Arc<dyn Reporter>;
+    retry::persist(policy, &RealTime::start(), reporter, attempt).await.map_err(gave_up)
+}
+
+fn gave_up(GaveUp { error, attempts, may_be_published }: GaveUp<CommandError>) -> CommandError {
+    let is_temporary = error.kind() == ErrorKind::Temporary;
+    let tries = (attempts > 1 && is_temporary)
+        .then(|| format!("gave up after {attempts} attempts; `--retries` and `--retry-for` allow more"));
+    let published = may_be_published.then(|| {
+        "the connection broke while the server was publishing, so the refs may be published: the same command tells, and \
+         does nothing twice"
+            .to_owned()
+    });
+    error.hints_from(published).hints_from(tries)
+}
+
+impl Failure for CommandError {
+    fn is_temporary(&self) -> bool {
+        self.kind() == ErrorKind::Temporary
+    }
+
+    fn reason(&self) -> String {
+        let message = if self.is::<ConnectionLost>() { "Connection lost".to_owned() } else { self.message() };
+        let reason = match &self.causes()[..] {
+            [] => message,
+            [cause, ..] => format!("{message} ({cause})"),
+        };
+        human::one_line(&reason)
+    }
 }
 
 /// The connection broke in the middle of a push.
@@ -90,13 +128,9 @@ enum LostReason {
     Noticed(#[source] ClientError),
 }
 
-fn connection_lost(target: &SshTarget, error: ClientError, end: SshError) -> CommandError {
-    let (SshError::Connect { messages, .. } | SshError::NoReceiver { messages, .. } | SshError::Ended { messages, .. }) =
-        end
-    else {
-        return end.into();
-    };
-    let source = if messages.is_empty() { LostReason::Noticed(error) } else { LostReason::Told(messages) };
+fn connection_lost(target: &SshTarget, error: ClientError, end: &SshError) -> CommandError {
+    let messages = end.messages();
+    let source = if messages.is_empty() { LostReason::Noticed(error) } else { LostReason::Told(messages.to_owned()) };
     CommandError::temporary(ConnectionLost { destination: Destination::Ssh(target.clone()), source })
         .hint("push again: what has arrived is kept and not sent again")
 }

@@ -1,18 +1,25 @@
 //! `treegraft push`: sends commits to a server's repository and publishes them.
 
-use std::{ffi::OsString, path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use treegraft_flatpak::{AppId, GraftOptions};
 use treegraft_object::CollectionId;
-use treegraft_push::{Destination, PushOptions, PushRef, Source, SshOptions, SshTarget};
+use treegraft_push::{Destination, PushOptions, PushRef, RetryPolicy, Source, SshOptions};
 use treegraft_wire::{GraftMode, Purpose};
 
-use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui};
+use crate::{
+    cli::GlobalArgs, clock, environment, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui,
+};
 
 pub(crate) mod carry;
 pub(crate) mod report;
+mod ssh;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,14 +31,18 @@ Examples:
 /// Send commits to a server's repository and publish them there
 ///
 /// DEST is the server's repository: a path on this machine, `USER@HOST:PATH`, or `ssh://USER@HOST:PORT/PATH`. Over ssh,
-/// `treegraft receive` is started on the host; keys, agents and jump hosts are those of the system's ssh.
+/// `treegraft receive` is started on the host; keys, agents and jump hosts are those of the system's ssh. A host that has
+/// no treegraft, or another version, gets this one in `~/.cache/treegraft`; it needs nothing but sshd and a shell.
 ///
 /// Without REF, all refs of the repository are pushed, or none: they become visible at once. `REF:TARGET` gives a ref
 /// another name on the server; REF may be a commit's checksum then.
 ///
 /// Only objects that the server lacks are sent. The server makes, for each ref, a new commit with the pushed tree on top
 /// of the ref's head (a graft), and signs it. With `--exact` the pushed commit itself is published, with its checksum.
-/// A push that was interrupted is started again by the same command: what had arrived is not sent again.
+///
+/// When the connection breaks, or the server is locked or busy, the push is tried again after a pause (`--retries`): what
+/// had arrived is not sent again, and nothing is published twice. A refusal is final. A push that was given up is started
+/// again by the same command.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
@@ -55,6 +66,12 @@ pub(crate) struct PushArgs {
     /// Only find out what would be sent; with `-v`, list every object
     #[arg(long)]
     dry_run: bool,
+    /// Tries after the first one when the connection breaks, or the server is locked or busy; 0 for none
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().max_retries, overrides_with = "retries")]
+    retries: u32,
+    /// Begin no other try when this time has passed since the first failure, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = RetryPolicy::default().max_time.as_secs())]
+    retry_for: u64,
     /// Streams of objects at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     streams: Option<u32>,
@@ -64,7 +81,7 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     graft: GraftArgs,
     #[command(flatten)]
-    ssh: SshArgs,
+    ssh: ssh::SshArgs,
 }
 
 /// What the new commits say differently from the pushed ones.
@@ -97,58 +114,6 @@ struct GraftArgs {
     subset: Vec<String>,
 }
 
-/// How ssh is called.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Connection over ssh")]
-struct SshArgs {
-    /// Port of the ssh server
-    #[arg(long, short, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
-    /// File with the private key, as for `ssh -i`
-    #[arg(long, short, value_name = "FILE")]
-    identity: Vec<PathBuf>,
-    /// Configuration file, as for `ssh -F`
-    #[arg(long, short = 'F', value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
-    /// Option, as for `ssh -o`
-    #[arg(long, short = 'o', value_name = "OPTION")]
-    ssh_option: Vec<String>,
-    /// Program to call instead of `ssh`
-    #[arg(long, value_name = "PROGRAM")]
-    ssh: Option<PathBuf>,
-    /// Command to call on the host instead of `treegraft`; it is read by the host's shell
-    #[arg(long, value_name = "COMMAND")]
-    remote_command: Option<String>,
-}
-
-impl SshArgs {
-    const fn is_any_given(&self) -> bool {
-        self.port.is_some()
-            || !self.identity.is_empty()
-            || self.ssh_config.is_some()
-            || !self.ssh_option.is_empty()
-            || self.ssh.is_some()
-            || self.remote_command.is_some()
-    }
-
-    fn apply(self, target: &mut SshTarget) -> SshOptions {
-        target.port = self.port.or(target.port);
-        let mut options = SshOptions { remote_command: self.remote_command, ..SshOptions::default() };
-        options.program = self.ssh.unwrap_or(options.program);
-        let mut add = |option: &str, value: OsString| options.arguments.extend([option.into(), value]);
-        if let Some(file) = self.ssh_config {
-            add("-F", file.into());
-        }
-        for file in self.identity {
-            add("-i", file.into());
-        }
-        for option in self.ssh_option {
-            add("-o", option.into());
-        }
-        options
-    }
-}
-
 impl From<GraftArgs> for GraftOptions {
     fn from(args: GraftArgs) -> Self {
         Self {
@@ -171,7 +136,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
             return Err(CommandError::usage("The option `--config` is for destinations on this machine only")
                 .hint("over ssh, the configuration file of the server is read there"));
         }
-        Destination::Ssh(target) => args.ssh.apply(target),
+        Destination::Ssh(target) => args.ssh.apply(target)?,
         Destination::Local(_) if args.ssh.is_any_given() => {
             return Err(CommandError::usage(format!(
                 "The destination `{destination}` is on this machine, so there is no ssh"
@@ -186,6 +151,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
         allow_older: args.allow_older,
         graft: args.graft.into(),
         purpose: if args.dry_run { Purpose::DryRun } else { Purpose::Push },
+        who: Some(environment::who()),
         ..PushOptions::default()
     };
     options.streams = args.streams.unwrap_or(options.streams);
@@ -194,17 +160,25 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     for (name, _) in source.refs() {
         options.graft.check(name).map_err(CommandError::usage)?;
     }
+    let source = Arc::new(source);
+    let policy = RetryPolicy {
+        max_retries: args.retries,
+        max_time: Duration::from_secs(args.retry_for),
+        ..RetryPolicy::default()
+    };
     let started = Instant::now();
     let progress = PushProgress::start(ui, destination.to_string());
     let runtime = runtime::start()?;
     let outcome = match &destination {
         Destination::Local(path) => {
             let receiver = carry::local_receiver(path, args.config.as_deref())?;
-            runtime.block_on(carry::push_locally(receiver, source, &options, &progress))?
+            runtime.block_on(carry::persist(&policy, &progress, async |attempt| {
+                carry::push_locally(&receiver, &source, &options, attempt).await
+            }))?
         }
-        Destination::Ssh(target) => {
-            runtime.block_on(carry::push_over_ssh(target, &ssh, source, &options, &progress))?
-        }
+        Destination::Ssh(target) => runtime.block_on(carry::persist(&policy, &progress, async |attempt| {
+            carry::push_over_ssh(target, &ssh, &source, &options, attempt).await
+        }))?,
     };
     // Its display must be gone before the result is written.
     drop(progress);
@@ -215,7 +189,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
 }
 
 /// Reads `now`, seconds since 1970, or a date.
-fn timestamp_secs(text: &str) -> Result<u64, String> {
+pub(super) fn timestamp_secs(text: &str) -> Result<u64, String> {
     if text.eq_ignore_ascii_case("now") {
         return Ok(clock::now_secs());
     }

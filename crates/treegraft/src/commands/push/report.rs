@@ -51,6 +51,7 @@ struct Document<'o> {
     already_there_objects: u64,
     resumed: Resumed,
     duration_secs: f64,
+    attempts: u32,
     notes: &'o [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     planned: Option<Planned>,
@@ -152,6 +153,7 @@ impl Finished<'_> {
             already_there_objects: self.already_there(),
             resumed: outcome.resumed,
             duration_secs: (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
+            attempts: outcome.attempts,
             notes: &outcome.notes,
             planned: (self.options.purpose == Purpose::DryRun).then(|| planned(&outcome.planned)),
         }
@@ -177,11 +179,12 @@ impl Finished<'_> {
     fn sent_line(&self) -> String {
         let outcome = self.outcome;
         format!(
-            "Sent {} of {}, {}, in {} ({} {} already there)",
+            "Sent {} of {}, {}, in {}{} ({} {} already there)",
             human::count(outcome.sent_objects),
             human::things(outcome.compared_objects.max(outcome.sent_objects), "object"),
             human::bytes(outcome.sent_bytes),
             human::duration(self.took),
+            if outcome.attempts > 1 { format!(" and {} attempts", outcome.attempts) } else { String::new() },
             human::count(self.already_there()),
             if self.already_there() == 1 { "was" } else { "were" },
         )
