@@ -39,8 +39,11 @@ const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
 const REF: &str = "xa.ref";
 const FROM_COMMIT: &str = "xa.from_commit";
 const DOWNLOAD_SIZE: &str = "xa.download-size";
-const TOKEN_TYPE: &str = "xa.token-type";
-const SUBSETS: &str = "xa.subsets";
+/// Key of a commit's metadata: the type of token that clients need to download it.
+pub const TOKEN_TYPE: &str = "xa.token-type";
+
+/// Key of a commit's metadata: the subsets of the repository that it belongs to.
+pub const SUBSETS: &str = "xa.subsets";
 
 /// Most keys of a pushed commit's metadata: real ones have about 20, and each key is looked for among all others.
 pub const MAX_METADATA_KEYS: usize = 4096;

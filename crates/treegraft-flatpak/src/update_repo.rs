@@ -21,6 +21,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 /// The variable that tells a replacement command the repository.
 pub const REPO_VARIABLE: &str = "TREEGRAFT_REPO";
 
+/// The variables that tell it the same and the refs in the way of ostree-push's `update_hook`.
+pub const RECEIVE_VARIABLES: [&str; 2] = ["OSTREE_RECEIVE_REPO", "OSTREE_RECEIVE_REFS"];
+
+/// Longest list of refs in a variable, in bytes: Linux starts no program with a longer text than 128 KiB.
+const MAX_REFS_BYTES: usize = 100 << 10;
+
 /// Variables that would change what `flatpak` writes, or flood its output.
 ///
 /// `SOURCE_DATE_EPOCH` would give every appstream commit the same time, `OSTREE_REPO` names another repository.
@@ -46,6 +52,8 @@ pub struct ReplacementCommand {
     pub program: PathBuf,
     /// Its arguments; the path of the repository follows them, and is in `TREEGRAFT_REPO` as well.
     pub args: Vec<OsString>,
+    /// The refs that have moved, joined by spaces.
+    pub refs: String,
     /// How long it may take.
     pub timeout: Duration,
 }
@@ -150,13 +158,31 @@ impl ReplacementCommand {
     pub fn new<A: Into<OsString>>(argv: impl IntoIterator<Item = A>) -> Option<Self> {
         let mut argv = argv.into_iter().map(Into::into);
         let program = argv.next().filter(|program| !program.is_empty())?.into();
-        Some(Self { program, args: argv.collect(), timeout: DEFAULT_TIMEOUT })
+        Some(Self { program, args: argv.collect(), refs: String::new(), timeout: DEFAULT_TIMEOUT })
+    }
+
+    /// Says which refs have moved: `OSTREE_RECEIVE_REFS`. A list that is too long for a variable is left out.
+    #[must_use]
+    pub fn with_refs<R: AsRef<str>>(mut self, refs: impl IntoIterator<Item = R>) -> Self {
+        for name in refs {
+            if !self.refs.is_empty() {
+                self.refs.push(' ');
+            }
+            self.refs.push_str(name.as_ref());
+        }
+        if self.refs.len() > MAX_REFS_BYTES {
+            self.refs.clear();
+        }
+        self
     }
 
     /// Runs the command for the repository.
     pub fn run(&self, repo: &Path) -> Result<UpdateOutput, UpdateRepoError> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).arg(argument(repo)).env(REPO_VARIABLE, argument(repo));
+        let [repo_variable, refs_variable] = RECEIVE_VARIABLES;
+        let absolute = std::path::absolute(repo).unwrap_or_else(|_| repo.to_owned());
+        command.env(repo_variable, absolute).env(refs_variable, &self.refs);
         run(command, &self.program, repo, self.timeout)
     }
 }

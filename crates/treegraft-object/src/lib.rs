@@ -5,7 +5,7 @@
 //!
 //! * [`gvariant`]: the serialisation under all metadata, with a strict check for normal form.
 //! * [`Checksum`], [`CommitId`], [`DirTreeId`], [`DirMetaId`], [`ContentId`], [`ObjectName`]: identifiers.
-//! * [`RefName`], [`CollectionId`]: names with their grammar.
+//! * [`RefName`], [`CollectionId`]: names with their grammar; [`RefPattern`]: which refs are meant.
 //! * [`commit`], [`dirtree`], [`dirmeta`], [`file_header`], [`detached`], [`tombstone`], [`summary`]: one format each, as a
 //!   borrowed form that is decoded without copying and an owned form that is built and encoded.
 //! * [`filez`]: archive content objects (`.filez`), verified, read and written as streams.
@@ -35,6 +35,7 @@ pub mod gvariant;
 pub mod limits;
 mod name;
 mod object_name;
+mod ref_pattern;
 pub mod summary;
 pub mod tombstone;
 pub mod verify;
@@ -48,4 +49,5 @@ pub use error::DecodeError;
 pub use file_header::{FileHeader, FileKind};
 pub use name::{CollectionId, InvalidName, RefName};
 pub use object_name::{ObjectKind, ObjectName};
+pub use ref_pattern::RefPattern;
 pub use xattrs::Xattrs;

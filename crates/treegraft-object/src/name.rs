@@ -17,7 +17,7 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    fn new(what: &'static str, name: &str, reason: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, name: &str, reason: &'static str) -> Self {
         Self { what, name: name.chars().take(200).flat_map(char::escape_debug).collect(), reason }
     }
 }

@@ -95,6 +95,7 @@ mod staging;
 mod store;
 pub mod summary;
 mod transaction;
+mod usage;
 
 pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
@@ -113,3 +114,4 @@ pub use refs::{RefError, RefTarget};
 pub use staging::{Cleared, Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, StagedView, Staging, StagingError};
 pub use store::{Content, Listing, Objects};
 pub use transaction::{Committed, MAX_EDITS, Prepared, Transaction, TransactionError};
+pub use usage::{Usage, UsageError};

@@ -16,6 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use treegraft_wire::{ApiError, ErrorCode};
 
+use crate::pushes::Deadline;
+
 pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 /// Frames of a body that wait for the blocking thread: enough to keep it busy, few enough to bound memory.
@@ -74,17 +76,23 @@ fn answer(status: StatusCode, content_type: &'static str, body: BoxBody<Bytes, I
 
 /// A body for a blocking thread: its frames come through a bounded channel, so that a slow disk slows the sender down.
 pub(crate) struct BlockingBody {
-    frames: mpsc::Receiver<Result<Bytes, hyper::Error>>,
+    frames: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
 }
 
 impl BlockingBody {
-    /// Starts to forward the frames of `body`.
-    pub(crate) fn new(mut body: Incoming) -> Self {
+    /// Starts to forward the frames of `body`, which come until `deadline`.
+    pub(crate) fn new(mut body: Incoming, deadline: Deadline) -> Self {
         let (sender, frames) = mpsc::channel(WAITING_FRAMES);
         tokio::spawn(async move {
-            while let Some(frame) = body.frame().await {
-                let data = frame.map(|frame| frame.into_data().unwrap_or_default());
+            loop {
+                let data = tokio::select! {
+                    frame = body.frame() => match frame {
+                        Some(frame) => frame.map(|frame| frame.into_data().unwrap_or_default()).map_err(io::Error::other),
+                        None => break,
+                    },
+                    () = deadline.reached() => Err(io::ErrorKind::TimedOut.into()),
+                };
                 let is_error = data.is_err();
                 // A reader that is gone has answered already; the rest of the body is of no use.
                 if sender.send(data).await.is_err() || is_error {
@@ -100,7 +108,7 @@ impl Read for BlockingBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
             match self.frames.blocking_recv() {
-                Some(frame) => self.current = frame.map_err(io::Error::other)?,
+                Some(frame) => self.current = frame?,
                 None => return Ok(0),
             }
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
 use treegraft_object::{Commit, CommitId, DirTreeId, ObjectName, detached, gvariant::Dict};
 use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging, fault};
+use treegraft_sign::SignedData;
 use treegraft_wire::{ApiError, ErrorCode, RefOffer};
 
 use crate::{
@@ -33,8 +34,12 @@ pub(crate) struct Commits<'p> {
     sized_trees: Vec<(Option<DirTreeId>, DirTreeId, u64)>,
     /// Commits that are published as they are: two refs may get the same one.
     kept: HashSet<CommitId>,
+    /// Commits whose signatures were looked at.
+    verified: HashSet<CommitId>,
     /// Staged objects that the commits need, each once, children before their dirtree.
     objects: Vec<ObjectName>,
+    /// Those of them that belong to the pushed trees: how many, and their size in bytes.
+    of_trees: (u64, u64),
 }
 
 impl<'p> Commits<'p> {
@@ -48,13 +53,32 @@ impl<'p> Commits<'p> {
         let (known, sizes) = session.knowledge.take();
         let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
         let recorded = RecordedSizes::read(&receiver.repo);
-        let (sized_trees, kept, objects) = (Vec::new(), HashSet::new(), Vec::new());
-        Self { receiver, session, staging, view, closure, sizes, recorded, sized_trees, kept, objects }
+        let (sized_trees, kept, verified, objects, of_trees) =
+            (Vec::new(), HashSet::new(), HashSet::new(), Vec::new(), (0, 0));
+        Self {
+            receiver,
+            session,
+            staging,
+            view,
+            closure,
+            sizes,
+            recorded,
+            sized_trees,
+            kept,
+            verified,
+            objects,
+            of_trees,
+        }
     }
 
     /// Returns the staged objects that have to be published.
     pub(crate) fn objects(&self) -> impl Iterator<Item = ObjectName> {
         self.objects.iter().copied()
+    }
+
+    /// Returns how many of them belong to the pushed trees, and their size in bytes.
+    pub(crate) const fn of_trees(&self) -> (u64, u64) {
+        self.of_trees
     }
 
     /// Puts the sizes of the trees on record, after they were published.
@@ -71,10 +95,12 @@ impl<'p> Commits<'p> {
         };
         let commit = Commit::decode(&data)
             .map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&id))?;
-        let (staging, objects) = (self.staging, &mut self.objects);
+        let (staging, objects, of_trees) = (self.staging, &mut self.objects, &mut self.of_trees);
         let mut visit = |name: ObjectName| {
-            if staging.has(name) {
+            if let Some(bytes) = staging.size(name) {
                 objects.push(name);
+                of_trees.0 += 1;
+                of_trees.1 += bytes;
             }
         };
         if self.closure.visit_tree(commit.root_tree, commit.root_meta, &mut visit).map_err(from_check)? {
@@ -82,6 +108,22 @@ impl<'p> Commits<'p> {
         } else {
             Err(incomplete(offer, self.closure.missing(), self.closure.missing_count()))
         }
+    }
+
+    /// Demands the signatures that the settings want, in the detached metadata that came with the push.
+    pub(crate) fn verify(&mut self, offer: &RefOffer) -> Result<(), ApiError> {
+        let trusted = &self.receiver.trusted;
+        if trusted.is_empty() || !self.verified.insert(offer.commit) {
+            return Ok(());
+        }
+        let Some(data) = self.view.metadata(offer.commit.into()).map_err(from_read)? else {
+            return Err(incomplete(offer, &[offer.commit.into()], 1));
+        };
+        // A commit that the repository has already is none of the push; here it is in a file that stays as it is.
+        self.staging.stage_metadata(offer.commit, &data).map_err(from_staging)?;
+        let file = self.staging.object_path(offer.commit);
+        let metadata = self.staged_metadata(offer.commit)?.unwrap_or_default();
+        signing::verify(trusted, offer, SignedData { data: &data, file: &file }, &metadata)
     }
 
     /// Makes and stages the commit that puts the pushed tree on top of the head.

@@ -14,10 +14,13 @@
 use std::{
     fmt::Write as _,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
+
+use crate::rights::Rule;
 
 /// The file that is read when no other is named. It does not have to exist.
 pub const DEFAULT_PATH: &str = "/etc/treegraft/server.toml";
@@ -117,12 +120,26 @@ settings! {
     gpg_program: PathBuf = PathBuf::from("gpg"), r#""gpg""#;
     /// Files with ed25519 secret keys that sign commits and summary: one key a line in base64, as libostree has them.
     ed25519_key_files: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/ed25519.key"]"#;
-    /// Whether a push may keep its commit's checksum (`--exact`) instead of being grafted.
-    allow_exact: bool = true, "true";
-    /// Whether an exact push may drop commits from a ref (`--force`).
-    allow_force: bool = false, "false";
-    /// Whether a push may publish a commit that is older than the ref's head (`--allow-older`).
-    allow_older: bool = true, "true";
+    /// Keyrings with OpenPGP public keys, as `gpg --export` writes them: every pushed commit must be signed by one of these
+    /// keys (`ostree commit --gpg-sign`), grafted or not.
+    verify_gpg_keyrings: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/builders.gpg"]"#;
+    /// The `gpgv` program, which looks at these signatures.
+    gpgv_program: PathBuf = PathBuf::from("gpgv"), r#""gpgv""#;
+    /// Files with ed25519 public keys, one a line in base64: every pushed commit must be signed by one of these keys
+    /// (`ostree sign --sign-type=ed25519`), grafted or not. With keyrings as well, one signature of each kind is needed.
+    verify_ed25519_files: Vec<PathBuf> = Vec::new(), r#"["/srv/keys/builders.ed25519"]"#;
+    /// Whether a push may keep its commit's checksum (`--exact`) instead of being grafted. It may unless this is `false`;
+    /// where there are rules, one of them must allow it as well.
+    allow_exact: Option<bool> = None, "true";
+    /// Whether an exact push may drop commits from a ref (`--force`). It may if this is `true`; where there are rules, it
+    /// may if one of them allows it and this is not `false`.
+    allow_force: Option<bool> = None, "false";
+    /// Whether a push may publish a commit that is older than the ref's head (`--allow-older`). It may unless this is
+    /// `false`; where there are rules, one of them must allow it as well.
+    allow_older: Option<bool> = None, "true";
+    /// Rules that say who may push what; more often written as `[[repository.rule]]`, see below. The rules of a repository
+    /// take the place of all that are among the defaults.
+    rule: Vec<Rule> = Vec::new(), r#"[{ keys = ["gnome-ci"], refs = ["app/org.gnome.*"] }]"#;
     /// What becomes of a pushed commit's detached metadata: `"never"`, `"exact"` (kept with commits that are published as
     /// they are) or `"always"` (kept with grafted commits as well, without signatures).
     detached_metadata: DetachedMetadata = DetachedMetadata::default(), r#""exact""#;
@@ -130,7 +147,8 @@ settings! {
     /// the program exists) or `"never"`.
     flatpak_update: FlatpakUpdate = FlatpakUpdate::default(), r#""auto""#;
     /// A program and its arguments that update the repository's metadata instead of `flatpak build-update-repo` and
-    /// treegraft's own summary. The repository's path is added as the last argument.
+    /// treegraft's own summary. The repository's path is added as the last argument; `TREEGRAFT_REPO` has it, too, and
+    /// `OSTREE_RECEIVE_REFS` the refs that have moved, joined by spaces (left out above 100 KiB).
     /// A prune in it waits for the pushes that are under way, and they for it: leave that to a job of its own.
     update_command: Vec<String> = Vec::new(), r#"["/usr/local/bin/update-repo", "--quick"]"#;
     /// A program and its arguments that may refuse a push, run before anything becomes visible. Its end with another status
@@ -149,6 +167,15 @@ settings! {
     /// Largest commit, dirtree or dirmeta in bytes, at most 134217728. Up to 8 are in memory at a time for a push; 32 MiB are
     /// a directory of some 400,000 files.
     max_metadata_bytes: u64 = 32 << 20, "33554432";
+    /// Most bytes in one push, as they are sent and stored. What is sent in vain counts as well.
+    max_push_bytes: u64 = 1 << 40, "1099511627776";
+    /// Most objects in one push.
+    max_push_objects: u64 = 10_000_000, "10000000";
+    /// How long a push may be open before its publication begins, in seconds. As long as one is, nothing can be pruned.
+    max_push_secs: u64 = 24 * 60 * 60, "86400";
+    /// Most bytes of all objects of the repository. A push that would go beyond is refused. To know how much is there, every
+    /// push looks at every object's size twice, which takes some seconds for a million objects.
+    max_repository_bytes: Option<u64> = None, "1099511627776";
     /// Most refs in one push.
     max_refs: usize = 10_000, "10000";
 }
@@ -204,19 +231,41 @@ impl ServerConfig {
         Ok(config)
     }
 
+    /// Finds a repository that has an entry, by any path that leads to it. Returns the path of the entry.
+    pub fn named(&self, path: &Path) -> Option<&Path> {
+        let wanted = Place::of(path);
+        let paths = self.repository.iter().filter_map(|entry| entry.path.as_deref());
+        paths.into_iter().find(|path| matches!(wanted, Place::Directory(..)) && Place::of(path) == wanted)
+    }
+
     /// Returns the settings of the repository at `path`.
     ///
-    /// Paths are compared as they are on disk, so that a symlink or `..` does not lead around an entry.
+    /// Directories are compared, not paths, so that neither a symlink nor `..` nor a second mount leads around an entry.
     pub fn settings(&self, path: &Path) -> Settings {
-        let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let wanted = canonical(path);
+        let wanted = Place::of(path);
         let mut settings = Settings::default();
         self.defaults.apply(&mut settings);
-        let is_wanted = |entry: &&PartialSettings| entry.path.as_deref().is_some_and(|path| canonical(path) == wanted);
+        let is_wanted = |entry: &&PartialSettings| entry.path.as_deref().is_some_and(|path| Place::of(path) == wanted);
         for entry in self.repository.iter().filter(is_wanted) {
             entry.apply(&mut settings);
         }
         settings
+    }
+}
+
+/// What a path leads to.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A directory, by device and number.
+    Directory(u64, u64),
+    /// Nothing that can be looked at.
+    Unknown(PathBuf),
+}
+
+impl Place {
+    pub(crate) fn of(path: &Path) -> Self {
+        fs::metadata(path)
+            .map_or_else(|_| Self::Unknown(path.to_owned()), |found| Self::Directory(found.dev(), found.ino()))
     }
 }
 
@@ -234,12 +283,41 @@ pub fn reference() -> String {
         let _ = writeln!(text, "# {} = {}", key.name(), key.example);
     }
     text.push_str("\n# [[repository]]\n# path = \"/srv/repo\"\n# allow-force = true\n");
+    text.push_str(RULES);
     text
 }
+
+/// The part of the reference about rules.
+const RULES: &str = r#"
+# Rules, see docs/rights.md. As soon as a repository has one, what none allows is refused. Each rule gives, and none takes
+# away: their order means nothing.
+
+# [[repository.rule]]
+
+# The keys that the rule is for: names from `treegraft receive --as NAME` in `authorized_keys`. Without it, the rule is for
+# whoever can log in.
+# keys = ["gnome-ci"]
+
+# The refs that it is for. A pattern is the beginning of a ref, in whole parts between `/`; `*` stands for any characters
+# but `/`. This one covers app/org.gnome.Maps/x86_64/stable. Must be there.
+# refs = ["app/org.gnome.*"]
+
+# What may be done: "rebase" (a graft), "exact" (`--exact`), "force" (`--force`), "older" (`--allow-older`), "mirrors"
+# (`--extra-collection-id`), "subsets" (`--subset`, or the commit says it itself), "token-type" (`--token-type`, or the
+# commit says it itself). By default ["rebase"].
+# allow = ["rebase", "exact", "force", "older", "mirrors", "subsets", "token-type"]
+
+# Bytes and objects in a push, and bytes of a content object, where they are to be lower than for the whole repository. Of
+# several rules for a ref the highest counts, of several refs in a push the lowest.
+# max-push-bytes = 1073741824
+# max-push-objects = 100000
+# max-object-bytes = 268435456
+"#;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rights::Action;
 
     #[test]
     fn a_repository_overrides_the_defaults() {
@@ -249,10 +327,10 @@ mod tests {
         let (a, b) = (config.settings(Path::new("/srv/a")), config.settings(Path::new("/srv/b")));
         assert_eq!(
             (a.allow_force, a.max_refs),
-            (false, 5),
+            (Some(false), 5),
             "a repository's own word wins, the rest comes from the defaults"
         );
-        assert_eq!((b.allow_force, b.max_refs), (true, 5), "a repository without an entry has the defaults");
+        assert_eq!((b.allow_force, b.max_refs), (Some(true), 5), "a repository without an entry has the defaults");
     }
 
     #[test]
@@ -278,6 +356,12 @@ mod tests {
         let defaults = reference.lines().take_while(|&line| line != "# [[repository]]");
         let text = defaults.map(uncommented).collect::<Vec<_>>().join("\n");
         let config = ServerConfig::parse(&text).expect("examples are valid");
+        let is_code = |line: &&str| line.starts_with("[[") || line.contains(" = ");
+        let rule =
+            RULES.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_code).collect::<Vec<_>>().join("\n");
+        let repository =
+            ServerConfig::parse(&format!("[[repository]]\npath = \"/srv\"\n{rule}")).expect("so is the rule");
+        assert_eq!(repository.settings(Path::new("/srv")).rule[0].allow, Action::ALL.into(), "all actions are listed");
         assert_eq!(config.defaults.gpg_homedir, Some(Some(PathBuf::from("/srv/keys/gnupg"))));
     }
 }

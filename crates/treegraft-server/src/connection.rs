@@ -29,7 +29,7 @@ pub struct ServeError(#[from] hyper::Error);
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) receiver: Arc<Receiver>,
-    pub(crate) pushes: Pushes,
+    pub(crate) pushes: Arc<Pushes>,
 }
 
 /// Answers all requests of one connection with HTTP/2 until the client closes it.
@@ -40,7 +40,7 @@ pub async fn serve_connection<I>(receiver: Arc<Receiver>, io: I) -> Result<(), S
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = Arc::new(Connection { receiver, pushes: Pushes::new() });
+    let connection = Arc::new(Connection { receiver, pushes: Arc::new(Pushes::new()) });
     let served = serve(io, |request| {
         let connection = Arc::clone(&connection);
         async move { handlers::answer(&connection, request).await }

@@ -1,16 +1,17 @@
 //! The receiving side of a push: handlers, policy, graft, signatures, publication.
 //!
-//! * [`config`]: what the server's administrator decides, from a file.
+//! * [`config`]: what the server's administrator decides, from a file. [`rights`]: who may do what, by its rules.
+//! * [`ostree_receive`]: the same from a configuration of ostree-push.
 //! * [`Receiver`]: one repository that can be pushed to, with its settings. [`serve_connection`] answers the requests of
 //!   one connection; whether that is an ssh session's pipes, an in-memory pipe or a socket makes no difference.
 //! * `handlers`: one file per request of the protocol. They are asynchronous and short; the work is done by synchronous
 //!   code on blocking threads.
-//! * `pushes`: the pushes of a connection and their bounds. `session`: one push, its locks and its staging area; `knowledge`
+//! * `pushes`: the pushes of a connection and their bounds, `budget` how much each may send. `session`: one push, its locks and its staging area; `knowledge`
 //!   is what it has found in the repository, `recorded_sizes` what earlier ones have left for it.
 //! * `holder`: who publishes, for those who wait.
 //! * `hooks`: the administrator's programs that are asked before a publication and told after it.
 //! * `publish`: the steps of a publication; `commits` checks, grafts and signs, `metadata` writes the summary, `policy`
-//!   holds what is asked for against the settings, `earlier` finds what another try of the push has published.
+//!   holds what is asked for against rights and settings, `earlier` finds what another try of the push has published.
 //! * `prune`: deleting what nothing leads to, with all that belongs to it.
 //!
 //! # What holds
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod budget;
 mod commits;
 pub mod config;
 mod connection;
@@ -33,12 +35,14 @@ mod holder;
 mod hooks;
 mod knowledge;
 mod metadata;
+pub mod ostree_receive;
 mod policy;
 mod prune;
 mod publish;
 mod pushes;
 mod receiver;
 mod recorded_sizes;
+pub mod rights;
 mod session;
 mod signing;
 mod text;

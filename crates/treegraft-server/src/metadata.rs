@@ -1,7 +1,7 @@
 //! What a repository says about itself: the summary, and what Flatpak adds.
 
 use treegraft_flatpak::{ReplacementCommand, UpdateRepo, UpdateRepoError, is_flatpak_ref};
-use treegraft_object::{detached, gvariant::Dict};
+use treegraft_object::{RefName, detached, gvariant::Dict};
 use treegraft_repo::{PublishLock, deltas, fault, summary};
 use treegraft_wire::{ApiError, ErrorCode};
 
@@ -12,16 +12,25 @@ use crate::{
     signing,
 };
 
-/// Brings the summary and what belongs to it up to date. Returns notes for the pusher.
+/// Brings the summary and what belongs to it up to date, with no ref in particular. Returns notes for the administrator.
+pub(crate) fn update(receiver: &Receiver, lock: &PublishLock) -> Result<Vec<String>, ApiError> {
+    update_after(receiver, lock, &[])
+}
+
+/// Brings the summary and what belongs to it up to date after `refs` have moved. Returns notes for the pusher.
 ///
 /// A configured command comes first, then `flatpak build-update-repo` for a repository with Flatpak's refs, then
 /// treegraft's own summary.
-pub(crate) fn update(receiver: &Receiver, lock: &PublishLock) -> Result<Vec<String>, ApiError> {
+pub(crate) fn update_after(
+    receiver: &Receiver,
+    lock: &PublishLock,
+    refs: &[&RefName],
+) -> Result<Vec<String>, ApiError> {
     let settings = &receiver.settings;
     let path = receiver.repo.path();
     let stale = |error: &UpdateRepoError| ApiError::new(ErrorCode::SummaryStale, chain(error));
     if let Some(command) = ReplacementCommand::new(&settings.update_command) {
-        command.run(path).map_err(|error| stale(&error))?;
+        command.with_refs(refs).run(path).map_err(|error| stale(&error))?;
         return sign_foreign_summary(receiver, lock).map(|()| Vec::new());
     }
     let has_flatpak_refs = receiver.repo.refs().map_err(from_ref)?.keys().any(is_flatpak_ref);

@@ -1,7 +1,7 @@
-//! What may become of a ref: the server's settings against what a push asks for.
+//! What may become of a ref: the caller's rights and the server's settings against what a push asks for.
 
 use jiff::Timestamp;
-use treegraft_flatpak::{FlatpakRef, GraftOptions, is_flatpak_ref, is_generated_ref};
+use treegraft_flatpak::{FlatpakRef, GraftOptions, SUBSETS, TOKEN_TYPE, is_flatpak_ref, is_generated_ref};
 use treegraft_object::{Commit, CommitId, RefName};
 use treegraft_repo::{Find, ReadError};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefChange, RefOffer, RetriedOffer, Verdict};
@@ -9,6 +9,7 @@ use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefChange, RefOffer, Retrie
 use crate::{
     Receiver, earlier,
     error::{chain, from_read, from_ref},
+    rights::Action,
 };
 
 /// Most commits that are walked to find the head among a pushed commit's ancestors.
@@ -35,10 +36,13 @@ pub(crate) fn judge(
     commit: Option<&Commit>,
     since: Option<RetriedOffer>,
 ) -> Result<Judged, ApiError> {
+    // First of all: of what somebody may not write, nothing is told either.
+    check_rights(receiver, offer)?;
     check_name(receiver, &offer.name)?;
-    check_options(receiver, offer)?;
+    check_options(offer)?;
     let judged = |head, verdict, published| Ok(Judged { head, verdict, published });
     let Some(head_id) = receiver.repo.resolve_ref(&offer.name).map_err(from_ref)? else {
+        check_kept_metadata(receiver, offer, None, commit)?;
         return judged(None, Verdict::Publish, None);
     };
     if let Some(since) = since
@@ -62,6 +66,7 @@ pub(crate) fn judge(
     if timestamp_secs < head.timestamp_secs {
         check_older(receiver, offer, timestamp_secs, head.timestamp_secs)?;
     }
+    check_kept_metadata(receiver, offer, Some(&head), commit)?;
     judged(Some(head_id), Verdict::Publish, None)
 }
 
@@ -95,20 +100,46 @@ pub(crate) fn parents(name: &RefName) -> impl Iterator<Item = RefName> {
     name.match_indices('/').filter_map(|(at, _)| RefName::new(&name[..at]).ok())
 }
 
-fn check_options(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> {
-    let settings = &receiver.settings;
-    let refuse = |what: &str, key: &str| {
-        let detail = format!("The server does not allow {what} for `{}`", offer.name);
-        Err(ApiError::new(ErrorCode::NotAllowed, detail)
-            .of_ref(&offer.name)
-            .hint(format!("the server's administrator can set `{key} = true` for this repository")))
-    };
-    if offer.mode == GraftMode::Exact && !settings.allow_exact {
-        return refuse("an exact push, which keeps the commit's checksum,", "allow-exact");
+/// Refuses what the caller has no right to ask for.
+fn check_rights(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> {
+    let own_collection = receiver.repo.config().collection_id.as_ref();
+    let RefOffer { mode, force, graft, .. } = offer;
+    let asked = [
+        (Action::Rebase, *mode == GraftMode::Rebase),
+        (Action::Exact, *mode == GraftMode::Exact),
+        (Action::Force, *force),
+        (Action::Mirrors, graft.extra_collection_ids.iter().any(|id| Some(id) != own_collection)),
+        (Action::Subsets, !graft.subsets.is_empty()),
+        (Action::TokenType, graft.token_type.is_some()),
+    ];
+    let rights = receiver.rights();
+    asked.iter().filter(|(_, is_asked)| *is_asked).try_for_each(|(action, _)| rights.demand(&offer.name, *action))
+}
+
+/// Refuses a commit that would change what its pusher has no right to change: it could say itself what the options say.
+///
+/// Before the commit has arrived there is nothing to look at.
+fn check_kept_metadata(
+    receiver: &Receiver,
+    offer: &RefOffer,
+    head: Option<&Commit>,
+    commit: Option<&Commit>,
+) -> Result<(), ApiError> {
+    let Some(commit) = commit.filter(|_| is_flatpak_ref(&offer.name)) else { return Ok(()) };
+    let options = &offer.graft;
+    let kept = [
+        (Action::Subsets, SUBSETS, options.subsets.is_empty()),
+        (Action::TokenType, TOKEN_TYPE, options.token_type.is_none()),
+    ];
+    for (action, key, _) in kept.iter().filter(|(.., is_kept)| *is_kept) {
+        if commit.metadata.get(key) != head.and_then(|head| head.metadata.get(key)) {
+            receiver.rights().demand(&offer.name, *action)?;
+        }
     }
-    if offer.force && !settings.allow_force {
-        return refuse("a forced push", "allow-force");
-    }
+    Ok(())
+}
+
+fn check_options(offer: &RefOffer) -> Result<(), ApiError> {
     if offer.mode == GraftMode::Exact && offer.graft != GraftOptions::default() {
         let detail = format!(
             "An exact push keeps the commit of `{}` as it is, so that nothing in it can be changed",
@@ -123,22 +154,15 @@ fn check_options(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> 
 }
 
 fn check_older(receiver: &Receiver, offer: &RefOffer, pushed_secs: u64, head_secs: u64) -> Result<(), ApiError> {
-    let (pushed, head) = (date(pushed_secs), date(head_secs));
-    let error = ApiError::new(
-        ErrorCode::OlderThanHead,
-        format!("The commit for `{}` is of {pushed}, but the ref already has a newer one of {head}", offer.name),
-    )
-    .of_ref(&offer.name)
-    .conflict(&head, &pushed);
-    match (offer.allow_older, receiver.settings.allow_older) {
-        (true, true) => Ok(()),
-        (true, false) => {
-            Err(error.hint("the server's configuration does not allow to go back in time (`allow-older`)"))
-        }
-        (false, _) => Err(error.hint(
-            "clients refuse to update to an older commit; push a newer build, or use `--allow-older` if this is meant",
-        )),
+    if offer.allow_older {
+        return receiver.rights().demand(&offer.name, Action::Older);
     }
+    let (pushed, head) = (date(pushed_secs), date(head_secs));
+    let detail =
+        format!("The commit for `{}` is of {pushed}, but the ref already has a newer one of {head}", offer.name);
+    Err(ApiError::new(ErrorCode::OlderThanHead, detail).of_ref(&offer.name).conflict(&head, &pushed).hint(
+        "clients refuse to update to an older commit; push a newer build, or use `--allow-older` if this is meant",
+    ))
 }
 
 /// Writes a time as users read it.

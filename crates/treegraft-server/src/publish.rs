@@ -2,7 +2,7 @@
 //!
 //! The order is what makes it safe:
 //!
-//! 1. Every commit must be complete in staging area and repository together.
+//! 1. Every commit must be complete in staging area and repository together, and signed where the settings demand it.
 //! 2. The publish lock is taken; the heads cannot move under other pushes from here on.
 //! 3. New commits and their signatures are made and staged. A missing key stops the push here, with nothing visible.
 //!    The administrator's hook may stop it as well.
@@ -18,7 +18,7 @@ use treegraft_wire::{
 };
 
 use crate::{
-    Receiver,
+    Receiver, budget,
     commits::Commits,
     earlier,
     error::{chain, from_io, from_publish, from_ref, from_transaction},
@@ -44,6 +44,7 @@ pub(crate) struct Done {
 
 /// Publishes everything that a session offers, or nothing.
 pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_>) -> Result<Done, ApiError> {
+    receiver.rights().check_publish()?;
     let staging = session.staging()?;
     let view = staging.view(&receiver.repo);
     report(PublishEvent::Phase { phase: Phase::Check });
@@ -51,7 +52,11 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     let mut sources = Vec::new();
     for Offer { asked, told, .. } in &session.offers {
         sources.push(match told {
-            Verdict::Publish => Some(commits.complete(asked, asked.commit)?),
+            Verdict::Publish => {
+                let commit = commits.complete(asked, asked.commit)?;
+                commits.verify(asked)?;
+                Some(commit)
+            }
             Verdict::Unchanged => None,
         });
     }
@@ -84,6 +89,10 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         return Ok(Done { published: Published { refs, notes }, hook: None });
     }
 
+    session.budget.check(commits.of_trees())?;
+    if commits.of_trees().1 > budget::quota_left(receiver, false)? {
+        return Err(budget::quota_exceeded());
+    }
     let edits = edits(receiver, &moves)?;
     if !receiver.settings.pre_publish_hook.is_empty() {
         report(PublishEvent::Phase { phase: Phase::Hook });
@@ -102,7 +111,9 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     session.release_lock();
     commits.record_sizes(&lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
-    let updated = fault::point("publish:refs-moved").map_err(from_io).and_then(|()| metadata::update(receiver, &lock));
+    let names: Vec<_> = moves.iter().map(|Move { offer, .. }| &offer.name).collect();
+    let updated = fault::point("publish:refs-moved").map_err(from_io);
+    let updated = updated.and_then(|()| metadata::update_after(receiver, &lock, &names));
     notes.extend(updated.map_err(|error| published_but_stale(error, &moves))?);
     committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
     Ok(Done { published: Published { refs, notes }, hook })

@@ -6,11 +6,15 @@
 //! connection's window, and with it those bodies could not go on that everything waits for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use treegraft_wire::{ApiError, ErrorCode, PushId};
 
 use crate::session::{MAX_STREAMS, Session};
@@ -36,7 +40,9 @@ pub(crate) struct Pushes {
 
 #[derive(Debug, Default)]
 struct Open {
-    sessions: HashMap<PushId, Arc<Session>>,
+    sessions: HashMap<PushId, (Arc<Session>, Deadline)>,
+    /// Pushes that were open for too long.
+    expired: HashSet<PushId>,
     opened: u64,
     /// The connection is gone: whoever still answers a request of it must not leave a push behind.
     is_over: bool,
@@ -75,12 +81,33 @@ impl Pushes {
         PushId(open.opened.to_string())
     }
 
-    /// Adds a push, as long as the connection is there.
-    pub(crate) fn add(&self, session: Session) {
+    /// Adds a push, as long as the connection is there, and gives it up after `lifetime`.
+    pub(crate) fn add(self: &Arc<Self>, session: Session, lifetime: Duration) {
         let mut open = self.open();
-        if !open.is_over {
-            open.sessions.insert(session.id.clone(), Arc::new(session));
+        if open.is_over {
+            return;
         }
+        let (id, deadline) = (session.id.clone(), Deadline::after(lifetime));
+        open.sessions.insert(id.clone(), (Arc::new(session), deadline));
+        drop(open);
+        let pushes = Arc::downgrade(self);
+        tokio::spawn(async move {
+            deadline.reached().await;
+            if let Some(pushes) = pushes.upgrade() {
+                pushes.expire(id);
+            }
+        });
+    }
+
+    /// Gives up a push that was open for too long; what is being done for it comes to its end by the same deadline.
+    fn expire(&self, id: PushId) {
+        let mut open = self.open();
+        let session = open.sessions.remove(&id);
+        if session.is_some() {
+            open.expired.insert(id);
+        }
+        drop(open);
+        drop(session);
     }
 
     /// Gives up all pushes: their connection has ended. What is being done for them holds them until it is done.
@@ -92,18 +119,20 @@ impl Pushes {
         drop(sessions);
     }
 
-    /// Returns an open push.
-    pub(crate) fn get(&self, id: &str) -> Result<Arc<Session>, ApiError> {
-        self.open().sessions.get(&PushId(id.to_owned())).cloned().ok_or_else(|| unknown(id))
+    /// Returns an open push, and until when it may be open.
+    pub(crate) fn get(&self, id: &str) -> Result<(Arc<Session>, Deadline), ApiError> {
+        let open = self.open();
+        let id = PushId(id.to_owned());
+        open.sessions.get(&id).cloned().ok_or_else(|| open.no_push(&id))
     }
 
     /// Takes a push out, to publish it. Nothing else can be asked of it from here on.
     pub(crate) fn take(&self, id: &str) -> Result<Arc<Session>, ApiError> {
         let mut open = self.open();
         let id = PushId(id.to_owned());
-        let session = open.sessions.get(&id).ok_or_else(|| unknown(&id.0))?;
+        let (session, _) = open.sessions.get(&id).ok_or_else(|| open.no_push(&id))?;
         session.end_streams()?;
-        open.sessions.remove(&id).ok_or_else(|| unknown(&id.0))
+        open.sessions.remove(&id).map(|(session, _)| session).ok_or_else(|| open.no_push(&id))
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -111,8 +140,51 @@ impl Pushes {
     }
 }
 
-fn unknown(id: &str) -> ApiError {
-    ApiError::new(ErrorCode::UnknownPush, format!("There is no open push `{}`", id.escape_debug()))
+impl Open {
+    /// Says why there is no such push.
+    fn no_push(&self, PushId(id): &PushId) -> ApiError {
+        if self.expired.contains(&PushId(id.clone())) {
+            return expired();
+        }
+        ApiError::new(ErrorCode::UnknownPush, format!("There is no open push `{}`", id.escape_debug()))
+    }
+}
+
+/// The moment until which a push may be open. A lifetime beyond the clock's range has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    fn after(lifetime: Duration) -> Self {
+        Self(Instant::now().checked_add(lifetime))
+    }
+
+    /// Waits for it.
+    pub(crate) async fn reached(self) {
+        match self.0 {
+            Some(moment) => tokio::time::sleep_until(moment).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn is_reached(self) -> bool {
+        self.0.is_some_and(|moment| Instant::now() >= moment)
+    }
+
+    /// Does something that must not take longer.
+    pub(crate) async fn bound<T>(self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        tokio::select! {
+            // What fails because of the deadline says so.
+            result = work => result.map_err(|error| if self.is_reached() { expired() } else { error }),
+            () = self.reached() => Err(expired()),
+        }
+    }
+}
+
+/// Says that a push was open for too long.
+pub(crate) fn expired() -> ApiError {
+    ApiError::new(ErrorCode::Expired, "The push was open for longer than the server allows")
+        .hint("push again: what has arrived is kept; the server's administrator can raise `max-push-secs`")
 }
 
 fn slot(slots: &Arc<Semaphore>, limit: usize, what: &str) -> Result<Slot, ApiError> {

@@ -8,13 +8,14 @@ use std::{
 
 use tokio_util::task::TaskTracker;
 use treegraft_repo::{Mode, OpenError, PublishLock, Repo};
-use treegraft_sign::SigningKeys;
+use treegraft_sign::{SigningKeys, TrustedKeys};
 use treegraft_wire::ApiError;
 
 use crate::{
     config::Settings,
     error::from_publish,
     hooks, metadata, publish,
+    rights::{Caller, Rights},
     signing::{self, KeyError},
 };
 
@@ -35,7 +36,11 @@ pub struct Account {
 pub struct Receiver {
     pub(crate) repo: Arc<Repo>,
     pub(crate) settings: Settings,
+    caller: Caller,
+    /// Sentences for every pusher.
+    pub(crate) notes: Vec<String>,
     pub(crate) keys: SigningKeys,
+    pub(crate) trusted: Vec<Box<dyn TrustedKeys>>,
     pub(crate) clock: Clock,
     pub(crate) account: Account,
     /// Work on blocking threads. It outlives the request that began it, and the connection.
@@ -62,8 +67,8 @@ pub enum ReceiverError {
         /// The repository.
         path: PathBuf,
     },
-    /// A signing key that the configuration names cannot be used.
-    #[error("Could not load the signing keys of the server's configuration")]
+    /// A key that the configuration names cannot be used.
+    #[error("Could not load the keys of the server's configuration")]
     Keys(#[from] KeyError),
 }
 
@@ -78,8 +83,38 @@ impl Receiver {
             return Err(ReceiverError::NotWritable { path: path.to_owned() });
         }
         let keys = signing::load(&settings)?;
+        let trusted = signing::load_trusted(&settings)?;
         let work = TaskTracker::new();
-        Ok(Self { repo: Arc::new(repo), settings, keys, clock, account: Account::default(), work })
+        Ok(Self {
+            repo: Arc::new(repo),
+            settings,
+            caller: Caller::anybody(),
+            notes: Vec::new(),
+            keys,
+            trusted,
+            clock,
+            account: Account::default(),
+            work,
+        })
+    }
+
+    /// Says who pushes. Without it nothing is known of the caller, who has the rights that everybody has.
+    #[must_use]
+    pub fn for_caller(mut self, caller: Caller) -> Self {
+        self.caller = caller;
+        self
+    }
+
+    /// Adds sentences that every pusher reads, about the configuration for example.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes.extend(notes);
+        self
+    }
+
+    /// Returns what the caller may do.
+    pub(crate) const fn rights(&self) -> Rights<'_> {
+        Rights::of(&self.settings, &self.caller)
     }
 
     /// Says which account it runs as.

@@ -14,13 +14,16 @@ use treegraft_wire::{
 };
 
 use crate::{
-    Receiver, earlier,
+    Receiver,
+    budget::{self, Budget},
+    earlier,
     error::{from_io, from_lock, from_publish, from_staging},
     holder, hooks,
     knowledge::Knowledge,
     policy::{self, Judged},
     publish,
     pushes::Slot,
+    rights::PushLimits,
     text,
 };
 
@@ -57,6 +60,7 @@ pub(crate) struct Session {
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
     lock: Mutex<Option<RepoLock>>,
     pub(crate) knowledge: Arc<Knowledge>,
+    pub(crate) budget: Budget,
     streams: Mutex<Streams>,
     /// One of the connection's pushes, until this one and everything that it has begun is over.
     _slot: Arc<Slot>,
@@ -98,7 +102,11 @@ impl Session {
         waiting: &mut dyn FnMut(Waiting),
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
-        let mut notes = finish_interrupted_publish(receiver)?;
+        if request.purpose == Purpose::Push {
+            receiver.rights().check_publish()?;
+        }
+        let mut notes = receiver.notes.clone();
+        notes.extend(finish_interrupted_publish(receiver)?);
         if request.purpose == Purpose::Push {
             notes.extend(hooks::run_orphans(receiver));
         }
@@ -132,13 +140,15 @@ impl Session {
             }
             (None, Resumed::default())
         };
+        let quota_left_bytes = if is_needed { budget::quota_left(receiver, true)? } else { u64::MAX };
+        let budget = Budget::new(limits(receiver, &request.refs), quota_left_bytes);
         let answer = OpenAnswer {
             server: concat!("treegraft ", env!("CARGO_PKG_VERSION")).to_owned(),
             push: id.clone(),
             repository: Repository { collection_id: receiver.repo.config().collection_id.clone() },
             refs,
             limits: Limits {
-                object_bytes: receiver.settings.max_object_bytes,
+                object_bytes: budget.object_bytes(),
                 question_names: MAX_QUESTION_NAMES,
                 streams: MAX_STREAMS,
             },
@@ -158,7 +168,7 @@ impl Session {
         };
         let offers = offers.map(offer).collect();
         let (knowledge, streams) = (Arc::default(), Mutex::default());
-        Ok((Self { id, client, who, offers, staging, lock, knowledge, streams, _slot: slot }, answer))
+        Ok((Self { id, client, who, offers, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -235,6 +245,12 @@ fn check_refs(receiver: &Receiver, offers: &[RefOffer]) -> Result<(), ApiError> 
         }
     }
     Ok(())
+}
+
+/// Returns how large the push may be: as its ref with the lowest limits may. To name more refs never helps.
+fn limits(receiver: &Receiver, offers: &[RefOffer]) -> PushLimits {
+    let rights = receiver.rights();
+    offers.iter().map(|offer| rights.limits(&offer.name)).fold(PushLimits::NONE, PushLimits::lowest)
 }
 
 /// Throws away what an earlier try of this push has left that was interrupted after its refs had moved.

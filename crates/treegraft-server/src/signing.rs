@@ -1,11 +1,19 @@
-//! The signing keys of a repository, and signatures as detached metadata.
+//! The keys of a repository: those that sign, and those that must have signed what is pushed.
 
-use treegraft_object::{detached, gvariant::Dict};
-use treegraft_sign::{Ed25519Key, GpgKey, SignError, SigningKeys, ed25519::KeyFileError, openpgp::KeyIdError};
+use treegraft_object::{
+    CommitId, detached,
+    gvariant::{Dict, Variant},
+};
+use treegraft_sign::{
+    Ed25519Key, Ed25519PublicKeys, GpgKey, GpgKeyrings, NotSigned, SignError, SignedData, SigningKeys, TrustedKeys,
+    ed25519::KeyFileError,
+    openpgp::{KeyIdError, KeyringError},
+};
+use treegraft_wire::{ApiError, ErrorCode, RefOffer};
 
-use crate::config::Settings;
+use crate::{config::Settings, error::chain};
 
-/// A signing key cannot be used.
+/// A key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// An OpenPGP key id is not valid.
@@ -14,6 +22,9 @@ pub enum KeyError {
     /// A file with ed25519 keys cannot be read.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
+    /// A keyring cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
 }
 
 /// Loads the keys that the settings name.
@@ -40,4 +51,54 @@ pub(crate) fn sign_into(metadata: &mut Dict, keys: &SigningKeys, data: &[u8]) ->
         detached::append_signature(metadata, entry, &signature);
     }
     Ok(())
+}
+
+/// Loads the keys of which one of each kind must have signed what is pushed.
+pub(crate) fn load_trusted(settings: &Settings) -> Result<Vec<Box<dyn TrustedKeys>>, KeyError> {
+    let mut trusted: Vec<Box<dyn TrustedKeys>> = Vec::new();
+    if !settings.verify_gpg_keyrings.is_empty() {
+        let keyrings = GpgKeyrings::new(&settings.verify_gpg_keyrings)?;
+        trusted.push(Box::new(keyrings.with_program(&settings.gpgv_program)));
+    }
+    if !settings.verify_ed25519_files.is_empty() {
+        trusted.push(Box::new(Ed25519PublicKeys::load_files(&settings.verify_ed25519_files)?));
+    }
+    Ok(trusted)
+}
+
+/// Demands that a pushed commit has a good signature of each kind in the detached metadata that came with it.
+pub(crate) fn verify(
+    trusted: &[Box<dyn TrustedKeys>],
+    offer: &RefOffer,
+    signed: SignedData<'_>,
+    metadata: &Dict,
+) -> Result<(), ApiError> {
+    for keys in trusted {
+        let signatures = metadata.get(keys.metadata_key()).and_then(Variant::as_byte_arrays).unwrap_or_default();
+        keys.verify_any(signed, &signatures).map_err(|error| refusal(&error, offer, keys.kind()))?;
+    }
+    Ok(())
+}
+
+fn refusal(error: &NotSigned, offer: &RefOffer, kind: &str) -> ApiError {
+    let (name, commit) = (&offer.name, CommitId(offer.commit.0));
+    let (code, hint) = match error {
+        NotSigned::NoSignature => {
+            let how = if kind == "OpenPGP" { "`ostree gpg-sign`" } else { "`ostree sign`" };
+            let hint = format!("sign the commit on the machine that pushes, with {how} or when it is made");
+            (ErrorCode::UnsignedCommit, hint)
+        }
+        NotSigned::Program(_) => {
+            let detail = format!("Could not verify the signatures of the commit for `{name}`: {}", chain(error));
+            let error = ApiError::new(ErrorCode::Signing, detail).of_ref(name).of_object(&commit);
+            return error.hint("the server's administrator has to look at it");
+        }
+        _ => {
+            let hint = "the keys that the server trusts are in its configuration; its administrator can change that";
+            (ErrorCode::BadSignature, hint.to_owned())
+        }
+    };
+    let detail =
+        format!("The commit for `{name}` must have a good {kind} signature of a key that the server trusts: {error}");
+    ApiError::new(code, detail).of_ref(name).of_object(&commit).hint(hint)
 }

@@ -21,6 +21,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::key::ED25519_SIGNATURES;
+use crate::trusted::{BadSignature, SignedData, TrustedKeys};
 use crate::{SignError, SigningKey};
 
 /// Limits a key file: room for over 700 keys, so that a wrong path is not read into memory.
@@ -128,6 +129,68 @@ impl SigningKey for Ed25519Key {
     }
 }
 
+/// Trusts some Ed25519 public keys.
+#[derive(Debug, Clone)]
+pub struct Ed25519PublicKeys {
+    keys: Vec<[u8; PUBLIC_KEY_LENGTH]>,
+}
+
+impl Ed25519PublicKeys {
+    /// Reads files as clients have them (`trusted.ed25519`): one key per line in base64, blank lines tolerated.
+    ///
+    /// A file without any key is an error: nobody could push.
+    pub fn load_files(paths: &[PathBuf]) -> Result<Self, KeyFileError> {
+        let mut keys = Vec::new();
+        for path in paths {
+            let before = keys.len();
+            let contents = read_secret_file(path)?;
+            for (index, line) in contents.split(|&byte| byte == b'\n').enumerate() {
+                let text = line.trim_ascii();
+                if text.is_empty() {
+                    continue;
+                }
+                let fail = |source| KeyFileError::Line { path: path.clone(), line: index + 1, source };
+                keys.push(public_key(text).map_err(fail)?);
+            }
+            if keys.len() == before {
+                return Err(KeyFileError::Empty { path: path.clone() });
+            }
+        }
+        Ok(Self { keys })
+    }
+}
+
+fn public_key(text: &[u8]) -> Result<[u8; PUBLIC_KEY_LENGTH], KeyTextError> {
+    let decoded = BASE64.decode(text).map_err(|error| match error.kind {
+        DecodeKind::Length => KeyTextError::Truncated,
+        DecodeKind::Symbol | DecodeKind::Trailing | DecodeKind::Padding => {
+            KeyTextError::NotBase64 { column: error.position + 1 }
+        }
+    })?;
+    let length_bytes = decoded.len();
+    let key = decoded.try_into().map_err(|_| KeyTextError::NotPublic { length_bytes })?;
+    VerifyingKey::from_bytes(&key).map_err(|_| KeyTextError::NotOnCurve)?;
+    Ok(key)
+}
+
+impl TrustedKeys for Ed25519PublicKeys {
+    fn metadata_key(&self) -> &'static str {
+        ED25519_SIGNATURES
+    }
+
+    fn kind(&self) -> &'static str {
+        "ed25519"
+    }
+
+    fn verify(&self, signed: SignedData<'_>, signature: &[u8]) -> Result<String, BadSignature> {
+        if signature.len() != SIGNATURE_LENGTH {
+            return Err(BadSignature::NotASignature { kind: self.kind() });
+        }
+        let key = self.keys.iter().find(|key| verify(key, signed.data, signature).is_ok());
+        key.map(|key| BASE64.encode(key)).ok_or(BadSignature::Mismatch)
+    }
+}
+
 /// Verifies one signature, strictly: weak public keys and non-canonical signatures are refused.
 ///
 /// Only `Ok` means that the signature is good.
@@ -193,6 +256,15 @@ pub enum KeyTextError {
         /// The length after decoding.
         length_bytes: usize,
     },
+    /// Reports something else than the 32 bytes of a public key; a secret key has no place in a list of trusted ones.
+    #[error("The key has {length_bytes} bytes, a public key has {PUBLIC_KEY_LENGTH}")]
+    NotPublic {
+        /// The length after decoding.
+        length_bytes: usize,
+    },
+    /// Reports 32 bytes that are no public key.
+    #[error("The key is no point of the curve, as a public key is")]
+    NotOnCurve,
     /// Reports that the second half is not the public key of the first.
     #[error("The key's second half is not the public key that belongs to its first half")]
     MismatchedPublicHalf,

@@ -1,4 +1,4 @@
-//! OpenPGP signatures through the `gpg` program.
+//! OpenPGP signatures through the `gpg` program, and a look at them through `gpgv` ([`GpgKeyrings`]).
 //!
 //! The program is used rather than a library because the keys are the operator's: in an agent, on a smartcard, behind a
 //! passphrase cache. It inherits the environment (`GNUPGHOME`, `GPG_TTY`, …) and finds them as it does for the user.
@@ -10,7 +10,9 @@
 //! Whether and why signing failed is read from gpg's status lines, not from its messages, which are translated.
 
 mod error;
+mod keyring;
 mod listing;
+mod packets;
 mod program;
 mod status;
 
@@ -19,6 +21,7 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use error::{GpgError, KeyIdError, KeyProblem};
+pub use keyring::{GpgKeyrings, KeyringError};
 
 use crate::key::GPG_SIGNATURES;
 use crate::{SignError, SigningKey};

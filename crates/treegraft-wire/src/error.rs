@@ -14,6 +14,8 @@ pub enum ErrorCode {
     NotFound,
     /// The push is not known (any more).
     UnknownPush,
+    /// The push was open for longer than the server's configuration allows.
+    Expired,
     /// The repository cannot be opened or is not of a kind that can be pushed to.
     Repository,
     /// The name may not be given to a ref.
@@ -36,11 +38,17 @@ pub enum ErrorCode {
     InvalidObject,
     /// Something is larger than the server's limits allow.
     TooLarge,
+    /// The repository has as much as the server's configuration allows, or would have more.
+    Quota,
     /// The disk is full, or would be fuller than `core.min-free-space-*` allows.
     NoSpace,
     /// The repository or the ref is locked by somebody else.
     Locked,
-    /// A signature could not be made.
+    /// The commit must be signed by a key that the server trusts, and has no signature of that kind.
+    UnsignedCommit,
+    /// The commit must be signed by a key that the server trusts, and no signature is good.
+    BadSignature,
+    /// A signature could not be made, or not be looked at.
     Signing,
     /// The refs are published, but the summary (or what a configured command makes) is not up to date.
     SummaryStale,
@@ -60,13 +68,14 @@ impl ErrorCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::RefName | Self::GraftOption => 400,
-            Self::NotAllowed | Self::HookRefused => 403,
+            Self::NotAllowed | Self::UnsignedCommit | Self::BadSignature | Self::HookRefused => 403,
             Self::NotFound | Self::UnknownPush => 404,
+            Self::Expired => 408,
             Self::OlderThanHead | Self::NotFastForward | Self::RefMoved | Self::Incomplete => 409,
             Self::TooLarge => 413,
             Self::InvalidObject => 422,
             Self::Locked => 503,
-            Self::NoSpace => 507,
+            Self::NoSpace | Self::Quota => 507,
             Self::Repository
             | Self::HookFailed
             | Self::Signing
@@ -79,7 +88,7 @@ impl ErrorCode {
 
     /// Tells whether the same request may succeed a little later, for every error of this code.
     pub const fn is_temporary(self) -> bool {
-        matches!(self, Self::Locked | Self::RefMoved)
+        matches!(self, Self::Locked | Self::RefMoved | Self::Expired)
     }
 }
 

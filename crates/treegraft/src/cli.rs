@@ -13,6 +13,7 @@ use crate::{
     environment::Environment,
     error::CommandError,
     exit::Exit,
+    ostree_push::{self, NotTranslated},
     ui::{Format, Ui, Verbosity},
 };
 
@@ -110,6 +111,7 @@ impl GlobalArgs {
 pub(crate) enum Command {
     Push(Box<commands::push::PushArgs>),
     Receive(commands::receive::ReceiveArgs),
+    Shell(commands::shell::ShellArgs),
     Init(commands::init::InitArgs),
     Refs(commands::refs::RefsArgs),
     Log(commands::log::LogArgs),
@@ -129,7 +131,20 @@ pub(crate) enum Command {
 /// Runs the program with its own arguments.
 pub(crate) fn main() -> Exit {
     let environment = Environment::read();
-    let cli = match parse(std::env::args_os()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed = if ostree_push::is_meant(arguments.first()) {
+        match ostree_push::translated(arguments.into_iter()) {
+            Ok(arguments) => parse(arguments.into_iter()),
+            Err(NotTranslated::Clap(error)) => Err(error),
+            Err(NotTranslated::Command(error)) => {
+                Ui::new(Format::Text, Verbosity::Normal, environment).error(&error);
+                return error.kind().exit();
+            }
+        }
+    } else {
+        parse(commands::shell::with_own_name(arguments).into_iter())
+    };
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // It knows itself whether it is help for standard output or an error; nobody is left to hear that it fails.

@@ -11,9 +11,11 @@ mod environment;
 mod error;
 mod exit;
 mod human;
+mod ostree_push;
 mod progress;
 mod revision;
 mod runtime;
+mod server_side;
 mod ui;
 mod variant_text;
 

@@ -25,6 +25,8 @@ mod faults;
 mod flatpak;
 #[path = "push/hooks.rs"]
 mod hooks;
+#[path = "push/ostree_push.rs"]
+mod ostree_push;
 #[path = "push/policy.rs"]
 mod policy;
 #[path = "push/power.rs"]
@@ -33,8 +35,14 @@ mod power;
 mod prune;
 #[path = "push/retries.rs"]
 mod retries;
+#[path = "push/rights.rs"]
+mod rights;
+#[path = "push/shell.rs"]
+mod shell;
 #[path = "push/signatures.rs"]
 mod signatures;
+#[path = "push/signed.rs"]
+mod signed;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]

@@ -56,6 +56,10 @@ impl Index {
         self.entries().contains_key(&name)
     }
 
+    pub(super) fn size(&self, name: ObjectName) -> Option<u64> {
+        self.entries().get(&name).map(|entry| entry.archived_bytes)
+    }
+
     pub(super) fn is_adopted(&self, name: ObjectName) -> bool {
         self.entries().get(&name).is_some_and(|entry| entry.origin == Origin::Adopted)
     }

@@ -75,7 +75,7 @@ use crate::{
 };
 
 /// The directory in `.treegraft` with all staging areas.
-const STAGING: &str = "staging";
+pub(crate) const STAGING: &str = "staging";
 
 /// How long objects of an interrupted push wait for its next try while other pushes succeed, in seconds: a day, in which a
 /// CI job that failed over night is started again.
@@ -282,6 +282,11 @@ impl Staging {
         self.index.has(name.into())
     }
 
+    /// Returns the size of an object on disk in bytes, or nothing when it is not staged.
+    pub fn size(&self, name: impl Into<ObjectName>) -> Option<u64> {
+        self.index.size(name.into())
+    }
+
     /// Verifies and keeps a metadata object. Detached metadata replaces what was staged for the same commit.
     pub fn stage_metadata(&self, name: impl Into<ObjectName>, data: &[u8]) -> Result<Staged, StagingError> {
         let name = name.into();
@@ -387,6 +392,11 @@ impl Staging {
             .map_err(fail)?;
         self.index.remove(ObjectName::commit_meta(commit));
         Ok(())
+    }
+
+    /// Returns the path that an object has here once it is staged.
+    pub fn object_path(&self, name: impl Into<ObjectName>) -> PathBuf {
+        self.loose().path_of(name.into())
     }
 
     /// Returns the path, for messages.

@@ -20,9 +20,9 @@ use crate::{
 };
 
 pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
-    let session = connection.pushes.get(id)?;
+    let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.question_slot()?;
-    let bytes = body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES).await?;
+    let bytes = deadline.bound(body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES)).await?;
     let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     drop(bytes);
     let receiver = Arc::clone(&connection.receiver);

@@ -8,6 +8,7 @@ use std::{
 use hyper::{StatusCode, body::Incoming};
 use treegraft_object::limits::{MAX_DETACHED_METADATA_BYTES, MAX_METADATA_BYTES};
 use treegraft_object::{ObjectKind, ObjectName};
+use treegraft_repo::{Staged, Staging};
 use treegraft_wire::{
     ApiError, ErrorCode, ObjectsAnswer,
     stream::{self, StreamError},
@@ -27,17 +28,17 @@ const CONTENT_SIZE_OFFSET: usize = 8;
 const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
 
 pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
-    let session = connection.pushes.get(id)?;
+    let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.stream_slot()?;
     let stream = Session::begin_stream(session)?;
-    let body = BlockingBody::new(body);
+    let body = BlockingBody::new(body, deadline);
     let receiver = Arc::clone(&connection.receiver);
     let taking = move || {
         // Both are held as long as the thread works, also for a client that does not wait for the answer.
         let _slot = slot;
         take(&receiver, &stream, body)
     };
-    let answer = blocking(&connection.receiver, taking).await?;
+    let answer = deadline.bound(blocking(&connection.receiver, taking)).await?;
     Ok(body::json_answer(StatusCode::OK, &answer))
 }
 
@@ -45,14 +46,11 @@ fn take(receiver: &Receiver, session: &Session, body: BlockingBody) -> Result<Ob
     let staging = session.staging()?;
     let mut answer = ObjectsAnswer::default();
     let mut objects = stream::Reader::new(body);
-    while let Some((name, mut object)) = objects.next_object().map_err(|error| from_stream(&error))? {
-        let staged = if name.kind == ObjectKind::File {
-            let mut object = within_content_limit(receiver, name, &mut object)?;
-            staging.stage_content(name, &mut object, receiver.settings.max_object_bytes).map_err(from_staging)?
-        } else {
-            let data = read_metadata(receiver, session, name, &mut object)?;
-            staging.stage_metadata(name, &data).map_err(from_staging)?
-        };
+    while let Some((name, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
+        session.budget.take_object()?;
+        let staged = stage(receiver, session, staging, name, &mut session.budget.metered(object));
+        // An object that breaks off because the push is too large is no damaged object.
+        let staged = staged.map_err(|error| session.budget.refusal().unwrap_or(error))?;
         if let Some(flush) = staging.due_flush(&staged) {
             receiver.work.spawn_blocking(|| flush.run());
         }
@@ -64,6 +62,22 @@ fn take(receiver: &Receiver, session: &Session, body: BlockingBody) -> Result<Ob
         }
     }
     Ok(answer)
+}
+
+/// Takes one object.
+fn stage(
+    receiver: &Receiver,
+    session: &Session,
+    staging: &Staging,
+    name: ObjectName,
+    object: &mut impl Read,
+) -> Result<Staged, ApiError> {
+    if name.kind == ObjectKind::File {
+        let mut object = within_content_limit(receiver, name, object)?;
+        return staging.stage_content(name, &mut object, session.budget.object_bytes()).map_err(from_staging);
+    }
+    let data = read_metadata(receiver, session, name, object)?;
+    staging.stage_metadata(name, &data).map_err(from_staging)
 }
 
 /// Looks at the size that a content object promises before anything of it is unpacked, and gives back the whole object.

@@ -1,6 +1,6 @@
 //! `POST /api/v1/pushes`: opens a push.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{StatusCode, body::Incoming};
@@ -64,6 +64,7 @@ async fn open(
             drop(slot);
         });
     }
-    connection.pushes.add(session);
+    let lifetime = Duration::from_secs(connection.receiver.settings.max_push_secs);
+    connection.pushes.add(session, lifetime);
     Ok(answer)
 }

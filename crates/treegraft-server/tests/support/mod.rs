@@ -34,9 +34,21 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::named("repo")
+    }
+
+    /// Makes a place whose repository has another name.
+    pub(crate) fn named(repository: &str) -> Self {
         let dir = TempDir::new().expect("a directory can be made");
-        Repo::init(&dir.path().join("repo"), None).expect("a repository can be made");
+        Repo::init(&dir.path().join(repository), None).expect("a repository can be made");
         Self { dir }
+    }
+
+    /// Makes pushes to a repository fast, for a test that does many.
+    pub(crate) fn without_fsync(&self, repository: &str) {
+        let config = self.path(repository).join("config");
+        let text = fs::read_to_string(&config).expect("it can be read").replace("[core]", "[core]\nfsync=false");
+        fs::write(config, text).expect("it can be written");
     }
 
     /// Makes a repository with `main` and a neighbour, pushed as they should be.
@@ -54,11 +66,26 @@ impl Place {
     }
 
     pub(crate) fn repo(&self) -> Repo {
-        Repo::open(&self.path("repo")).expect("the repository is there")
+        self.repo_of("repo")
+    }
+
+    pub(crate) fn repo_of(&self, repository: &str) -> Repo {
+        Repo::open(&self.path(repository)).expect("the repository is there")
     }
 
     pub(crate) fn head(&self, name: &str) -> Option<CommitId> {
-        self.repo().resolve_ref(&RefName::new(name).expect("a valid name")).expect("refs can be read")
+        self.head_of("repo", name)
+    }
+
+    pub(crate) fn head_of(&self, repository: &str, name: &str) -> Option<CommitId> {
+        self.repo_of(repository).resolve_ref(&RefName::new(name).expect("a valid name")).expect("refs can be read")
+    }
+
+    /// Lists all refs, mirrors included, as files with their contents.
+    pub(crate) fn refs_of(&self, repository: &str) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        list(&self.path(repository).join("refs"), "", &mut found);
+        found.into_iter().filter(|(path, _)| !path.ends_with('/')).map(|(path, (_, text))| (path, text)).collect()
     }
 
     pub(crate) fn receiver(&self, settings: Settings) -> Arc<Receiver> {

@@ -7,6 +7,7 @@ use crate::{
     ui::Ui,
 };
 
+pub(crate) mod caller;
 pub(crate) mod check_program;
 pub(crate) mod demo;
 pub(crate) mod diff;
@@ -19,6 +20,7 @@ pub(crate) mod prune;
 pub(crate) mod push;
 pub(crate) mod receive;
 pub(crate) mod refs;
+pub(crate) mod shell;
 pub(crate) mod show;
 pub(crate) mod summary;
 
@@ -27,6 +29,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit,
     match command {
         Command::Push(args) => push::run(ui, global, *args),
         Command::Receive(args) => receive::run(ui, global, &args),
+        Command::Shell(args) => shell::run(ui, global, &args),
         Command::Init(args) => init::run(ui, global, &args),
         Command::Refs(args) => refs::run(ui, global, &args),
         Command::Log(args) => log::run(ui, global, &args),

@@ -23,39 +23,61 @@ use treegraft_server::{Receiver, serve_connection, serve_refusal};
 use treegraft_wire::{ApiError, ErrorCode, RECEIVE_BANNER};
 
 use crate::{
-    cli::GlobalArgs, clock, commands::push::carry::server_config, environment, error::CommandError, exit::Exit,
-    runtime, ui::Ui,
+    cli::GlobalArgs,
+    clock,
+    commands::caller::CallerArgs,
+    environment,
+    error::CommandError,
+    exit::Exit,
+    runtime,
+    server_side::{Repository, ServerSide},
+    ui::Ui,
 };
 
 const EXAMPLES: &str = "\
 To let a key do nothing but push to one repository, write this line into the
 server's `~/.ssh/authorized_keys`:
 
-  restrict,command=\"treegraft receive /srv/repo\" ssh-ed25519 AAAA… ci@example.org";
+  restrict,command=\"treegraft receive --repo /srv/repo --as ci\" ssh-ed25519 AAAA… ci@example.org
+
+`--as ci` is the name by which the rules of the server's configuration know the key.";
 
 /// Receive one push on standard input and output
 ///
 /// `treegraft push` starts this on the server through ssh; there is no reason to call it by hand.
+///
+/// The options are for the command of a key in `authorized_keys`. They only ever take away from what the server's
+/// configuration allows.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ReceiveArgs {
-    /// Repository to receive into
+    /// Repository to receive into; `--repo PATH` says the same
     #[arg(value_name = "PATH")]
-    path: PathBuf,
+    path: Option<PathBuf>,
     /// Configuration of the server [default: /etc/treegraft/server.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Configuration of ostree-push's receiver, instead of one of treegraft's [default: where ostree-push has it, if there is
+    /// no /etc/treegraft/server.toml]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    ostree_receive_conf: Option<PathBuf>,
+    #[command(flatten)]
+    caller: CallerArgs,
 }
 
 pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit, CommandError> {
-    global.refuse_repo("name the repository as PATH")?;
     if io::stdin().is_terminal() {
         return Err(CommandError::usage(
             "`treegraft receive` talks to `treegraft push` on standard input, not to a person",
         )
         .hint("on the machine that has the build, call `treegraft push USER@HOST:PATH`"));
     }
-    let receiver = open(&args.path, args.config.as_deref());
+    let path = repo_path(global, args)?;
+    serve(open(path, args).map_err(|error| refusal(&error)))
+}
+
+/// Serves a push on standard input and output, or says there why it cannot be.
+pub(crate) fn serve(receiver: Result<Arc<Receiver>, ApiError>) -> Result<Exit, CommandError> {
     let runtime = runtime::start()?;
     runtime.block_on(async {
         let _flags = (KeptFlags::of(io::stdin().as_fd()), KeptFlags::of(io::stdout().as_fd()));
@@ -78,16 +100,26 @@ pub(crate) fn run(_: Ui, global: &GlobalArgs, args: &ReceiveArgs) -> Result<Exit
     Ok(Exit::Done)
 }
 
-/// Opens the repository, or says to the other side why that is not possible.
-fn open(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, ApiError> {
-    let settings = server_config(config).map_err(|error| refusal(&error))?.settings(path);
-    match Receiver::open(path, settings, clock::now_secs) {
-        Ok(receiver) => Ok(Arc::new(receiver.with_account(environment::account()))),
-        Err(error) => Err(refusal(&error.into())),
+/// Returns the repository that was named in one of the two ways.
+fn repo_path<'a>(global: &'a GlobalArgs, args: &'a ReceiveArgs) -> Result<&'a Path, CommandError> {
+    match (global.named_repo(), args.path.as_deref()) {
+        (Some(path), None) | (None, Some(path)) => Ok(path),
+        (Some(_), Some(_)) => Err(CommandError::usage("The repository is named twice, with `--repo` and as PATH")),
+        (None, None) => Err(CommandError::usage("No repository is named")
+            .hint("say `treegraft receive PATH`, or `treegraft receive --repo PATH`")),
     }
 }
 
-fn refusal(error: &CommandError) -> ApiError {
+/// Opens the repository for the caller.
+fn open(path: &Path, args: &ReceiveArgs) -> Result<Arc<Receiver>, CommandError> {
+    let server = ServerSide::read(args.config.as_deref(), args.ostree_receive_conf.as_deref())?;
+    let Repository { path, settings, caller } = server.repository(path, args.caller.clone().into())?;
+    let receiver = Receiver::open(&path, settings, clock::now_secs)?.with_account(environment::account());
+    Ok(Arc::new(receiver.for_caller(caller).with_notes(server.notes())))
+}
+
+/// Says to the other side why the repository cannot be pushed to.
+pub(crate) fn refusal(error: &CommandError) -> ApiError {
     let mut detail = error.message();
     for cause in error.causes() {
         let _ = write!(detail, ": {cause}");

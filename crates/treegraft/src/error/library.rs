@@ -11,7 +11,9 @@ use treegraft_repo::{
     InitError, LockError, OpenError, PublishError, ReadError, RefError, StagingError, TransactionError, prune,
     summary::SummaryError,
 };
-use treegraft_server::{PruneError, ReceiverError, ServeError, config::ConfigError};
+use treegraft_server::{
+    PruneError, ReceiverError, ServeError, config::ConfigError, ostree_receive::OstreeReceiveError,
+};
 use treegraft_wire::ApiError;
 
 use super::CommandError;
@@ -288,5 +290,18 @@ impl From<ConfigError> for CommandError {
         let hint = matches!(error, ConfigError::Parse { .. })
             .then(|| "every key is documented in docs/reference/server.toml".to_owned());
         Self::user(error).hints_from(hint)
+    }
+}
+
+impl From<OstreeReceiveError> for CommandError {
+    fn from(error: OstreeReceiveError) -> Self {
+        let hint = match &error {
+            OstreeReceiveError::OutsideRoot { .. } => {
+                Some("`root` in `ostree-receive.conf` says where repositories are")
+            }
+            OstreeReceiveError::Read { .. } => None,
+            _ => Some("docs/rights.md has what becomes of each key of `ostree-receive.conf`"),
+        };
+        Self::user(error).hints_from(hint.map(str::to_owned))
     }
 }

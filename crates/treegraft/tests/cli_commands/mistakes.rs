@@ -240,7 +240,7 @@ fn the_commit_is_no_descendant_of_the_head() {
     assert_snapshot!(place.shown(&["push", "--repo", "worker", "server", "--exact", "--force", "os/x86_64/stable:main"]), @r"
     exit 1
     --- stderr
-    Error: The server does not allow a forced push for `main`
+    Error: The server does not allow you a forced push for `main`
     Hint: the server's administrator can set `allow-force = true` for this repository
     ");
 }
@@ -322,7 +322,7 @@ fn the_configuration_of_the_server_is_wrong() {
     assert_snapshot!(place.shown(&["summary", "--repo", "server", "--update", "--config", "key.toml"]), @r"
     exit 1
     --- stderr
-    Error: Could not load the signing keys of the server's configuration
+    Error: Could not load the keys of the server's configuration
     Caused by:
     1: Could not read the key file `/nonexistent.key`
     2: No such file or directory (os error 2)
@@ -437,7 +437,14 @@ fn a_receiver_is_called_by_hand() {
     assert_snapshot!(place.shown(&["receive", "--repo", "server", "server"]), @r"
     exit 2
     --- stderr
-    Error: The option `--repo` means nothing for this command
-    Hint: name the repository as PATH
+    Error: The repository is named twice, with `--repo` and as PATH
     ");
+    assert_snapshot!(place.shown(&["receive"]), @r"
+    exit 2
+    --- stderr
+    Error: No repository is named
+    Hint: say `treegraft receive PATH`, or `treegraft receive --repo PATH`
+    ");
+    let run = place.run(&["receive", "--repo", "server"]);
+    assert!(run.text().starts_with("treegraft-receive 1\n"), "both ways to name it are the same: {}", run.text());
 }

@@ -8,7 +8,7 @@ use treegraft_push::{
     carrier::ssh::SshError,
     retry::{self, Failure, GaveUp},
 };
-use treegraft_server::{Receiver, config::ServerConfig, serve_connection};
+use treegraft_server::{Receiver, rights::Caller, serve_connection};
 
 use crate::{
     clock::{self, RealTime},
@@ -16,23 +16,18 @@ use crate::{
     error::{CommandError, ErrorKind},
     human,
     progress::PushProgress,
+    server_side::{Repository, ServerSide},
 };
 
 /// Size in bytes of the in-memory pipe to a receiver in this process: some frames of HTTP/2.
 const LOCAL_PIPE_BYTES: usize = 1 << 20;
 
-/// Reads the server's configuration: a file that was named, else the usual one if it exists.
-pub(crate) fn server_config(file: Option<&Path>) -> Result<ServerConfig, CommandError> {
-    Ok(match file {
-        Some(file) => ServerConfig::load(file)?,
-        None => ServerConfig::load_if_exists(Path::new(treegraft_server::config::DEFAULT_PATH))?,
-    })
-}
-
 /// Opens a repository of this machine for a push.
 pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<Receiver>, CommandError> {
-    let settings = server_config(config)?.settings(path);
-    Ok(Arc::new(Receiver::open(path, settings, clock::now_secs)?.with_account(environment::account())))
+    let server = ServerSide::read(config, None)?;
+    let Repository { path, settings, caller } = server.repository(path, Caller::anybody())?;
+    let receiver = Receiver::open(&path, settings, clock::now_secs)?.with_account(environment::account());
+    Ok(Arc::new(receiver.for_caller(caller).with_notes(server.notes())))
 }
 
 /// Pushes to a receiver in this process.
