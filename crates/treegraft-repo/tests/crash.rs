@@ -27,6 +27,10 @@ const STOPS: &str = "TREEGRAFT_TEST_STOPS";
 /// Set to look at every time that a point is passed, not only at the first, the last and one between.
 const ROUNDS: &str = "TREEGRAFT_ROUNDS";
 
+/// Points at which `prune_main.rs` and `staging.rs` stop.
+const ELSEWHERE: [&str; 5] =
+    ["pending-recorded", "prune:leftover-deleted", "prune:locked", "prune:superblock-deleted", "staging:cleared"];
+
 /// How often a recovery dies at the same point before it may end.
 const DEATHS: usize = 3;
 
@@ -290,7 +294,7 @@ fn every_point_is_passed_by_what_the_tests_stop() {
     }
     let named = treegraft_testkit::fault_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     assert!(named.len() > 20, "the points are found in the source");
-    let missed: Vec<_> = named.difference(&passed).collect();
+    let missed: Vec<_> = named.difference(&passed).filter(|name| !ELSEWHERE.contains(&name.as_str())).collect();
     assert_eq!(missed, Vec::<&String>::new(), "each point in the source is one at which the tests stop");
     assert_eq!(passed.difference(&named).count(), 0, "the search in the source finds all points");
 }
