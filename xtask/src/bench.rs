@@ -62,6 +62,7 @@ struct Bench {
     data: PathBuf,
     treegraft: PathBuf,
     sshd: Sshd,
+    gpg: Gpg,
     config: PathBuf,
     places: Cell<u32>,
 }
@@ -84,6 +85,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
         data: args.data.clone(),
         treegraft: target.join("release/treegraft"),
         sshd,
+        gpg,
         config,
         places: Cell::new(0),
     };
@@ -95,7 +97,6 @@ impl Bench {
     fn all(&self, rounds: u32) -> Result<(), TaskError> {
         println!("| case | way | seconds (min, median, max) | MB up | client MiB | server MiB |");
         println!("|---|---|---|---|---|---|");
-        let here = LinkOptions::default();
         let far = LinkOptions {
             one_way_delay: LONG_RTT / 2,
             up_bytes_per_sec: Some(LONG_BYTES_PER_SEC),
@@ -104,14 +105,16 @@ impl Bench {
         let empty = self.work.join("empty");
         shell::run(shell::command(&self.treegraft).arg("init").arg(&empty))?;
         let base = self.copy_of(&empty)?;
-        let first_peak = self.push_into(&base, "repo-1", self.sshd.port(), Purpose::Memory)?;
+        let relay = SlowLink::start(self.sshd.addr(), LinkOptions::default());
+        let first_peak = self.push_into(&base, "repo-1", relay.port(), Purpose::Memory)?;
+        let first_bytes = relay.carried_bytes(Direction::Up);
         let update_peak = self.push_into(&self.copy_of(&base)?, "repo-2", self.sshd.port(), Purpose::Memory)?;
         let nothing_peak = self.push_into(&self.copy_of(&base)?, "repo-1", self.sshd.port(), Purpose::Memory)?;
 
         let mut first = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
-            first[0].push(self.push(&empty, "repo-1", here)?);
-            first[1].push(self.rsync_and_commit_from(&empty, here)?);
+            first[0].push(self.push_directly(&empty, "repo-1", first_bytes)?);
+            first[1].push(self.rsync_and_commit_from(&empty)?);
         }
         report("first push, loopback", "treegraft push", &first[0], &first_peak);
         report("first push, loopback", "rsync + `flatpak build-commit-from`", &first[1], &Peak::default());
@@ -161,6 +164,15 @@ impl Bench {
         Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes: link.carried_bytes(Direction::Up) })
     }
 
+    /// Pushes into a copy of a server's repository without a link in between, which would take a part of the machine.
+    /// `up_bytes` were counted in another run.
+    fn push_directly(&self, server: &Path, version: &str, up_bytes: u64) -> Result<Sample, TaskError> {
+        let copy = self.copy_of(server)?;
+        let start = Instant::now();
+        self.push_into(&copy, version, self.sshd.port(), Purpose::Time)?;
+        Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes })
+    }
+
     fn push_into(&self, server: &Path, version: &str, port: u16, purpose: Purpose) -> Result<Peak, TaskError> {
         let receive = self.work.join("receive");
         let (client_peak, server_peak) = (self.work.join("client-peak"), self.work.join("server-peak"));
@@ -187,31 +199,31 @@ impl Bench {
         })
     }
 
-    /// What people do without a push: everything to an empty place, then on top of the branch.
-    fn rsync_and_commit_from(&self, server: &Path, link: LinkOptions) -> Result<Sample, TaskError> {
+    /// What people do without a push: everything to an empty place, then on top of the branch, signed and with a summary.
+    fn rsync_and_commit_from(&self, server: &Path) -> Result<Sample, TaskError> {
         let (copy, incoming) = (self.copy_of(server)?, self.place());
         make_folder(&incoming)?;
-        let link = SlowLink::start(self.sshd.addr(), link);
-        let mut seconds = timed(&mut self.rsync(&link, &self.data.join("repo-1"), &incoming))?;
+        let mut seconds = timed(&mut self.rsync(self.sshd.port(), &self.data.join("repo-1"), &incoming))?;
         let mut commit = shell::command("flatpak");
-        commit.args(["build-commit-from", "--no-update-summary"]);
+        commit.arg("build-commit-from").arg(format!("--gpg-sign={}", self.gpg.fingerprint()));
+        commit.arg(format!("--gpg-homedir={}", self.gpg.home().display()));
         commit.arg(format!("--src-repo={}", incoming.display())).arg(&copy);
         seconds += timed(&mut commit)?;
-        Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up) })
+        Ok(Sample { seconds, up_bytes: 0 })
     }
 
     fn rsync_objects(&self, server: &Path, link: LinkOptions) -> Result<Sample, TaskError> {
         let copy = self.copy_of(server)?;
         let link = SlowLink::start(self.sshd.addr(), link);
-        let mut rsync = self.rsync(&link, &self.data.join("repo-2/objects"), &copy.join("objects"));
+        let mut rsync = self.rsync(link.port(), &self.data.join("repo-2/objects"), &copy.join("objects"));
         let seconds = timed(rsync.arg("--ignore-existing"))?;
         Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up) })
     }
 
-    fn rsync(&self, link: &SlowLink, from: &Path, to: &Path) -> Command {
+    fn rsync(&self, port: u16, from: &Path, to: &Path) -> Command {
         let mut rsync = shell::command("rsync");
         rsync.arg("-a").arg("-e");
-        rsync.arg(format!("ssh -F {} -p {}", self.sshd.client_config().display(), link.port()));
+        rsync.arg(format!("ssh -F {} -p {}", self.sshd.client_config().display(), port));
         rsync.arg(format!("{}/", from.display())).arg(format!("{}:{}/", self.sshd.host(), to.display()));
         rsync
     }
@@ -243,10 +255,15 @@ fn report(case: &str, way: &str, samples: &[Sample], peak: &Peak) {
     let mut seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
     seconds.sort_by(f64::total_cmp);
     let (min, median, max) = (seconds[0], seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
-    let up = samples.iter().map(|sample| sample.up_bytes).max().unwrap_or(0) / 100_000;
+    let up_bytes = samples.iter().map(|sample| sample.up_bytes).max().filter(|&bytes| bytes > 0);
+    let up = up_bytes.map_or_else(|| "–".to_owned(), |bytes| tenths(bytes / 100_000));
     let shown = |mib: Option<u64>| mib.map_or_else(|| "–".to_owned(), |mib| mib.to_string());
     let (client, server) = (shown(peak.client_mib), shown(peak.server_mib));
-    println!("| {case} | {way} | {min:.1}, {median:.1}, {max:.1} | {}.{} | {client} | {server} |", up / 10, up % 10);
+    println!("| {case} | {way} | {min:.1}, {median:.1}, {max:.1} | {up} | {client} | {server} |");
+}
+
+fn tenths(count: u64) -> String {
+    format!("{}.{}", count / 10, count % 10)
 }
 
 fn make_folder(path: &Path) -> Result<(), TaskError> {
