@@ -296,7 +296,9 @@ impl PublishLock {
             durable::create(&self.private, &new_name)?.write_all(text)?;
             io::Result::Ok(renameat(&self.private, &new_name, &self.private, HOLDER)?)
         };
-        let _ = write();
+        if write().is_err() {
+            let _ = durable::unlink_if_there(&self.private, new_name.as_str());
+        }
     }
 
     /// Reads what the holder of the lock has said, if there is one and it did, and when it said so, in seconds since 1970 UTC.

@@ -16,8 +16,8 @@ use crate::site::{Site, TREEGRAFT, json, objects};
 
 /// What a private directory may hold when no push is under way.
 ///
-/// The last four may have kept that name when the power failed; the next publish writes over them.
-const AT_REST: [&str; 7] = [
+/// The last five may have kept that name when the power failed; the next publish writes over them.
+const AT_REST: [&str; 8] = [
     "download-sizes",
     "publish.lock",
     "staging/",
@@ -25,6 +25,7 @@ const AT_REST: [&str; 7] = [
     "summary.new",
     "summary.sig.new",
     "publish.holder",
+    "publish.holder.new",
 ];
 
 /// The names and commits of a repository's refs.
