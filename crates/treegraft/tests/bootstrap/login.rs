@@ -130,10 +130,10 @@ impl Login {
         assert!(self.server.join("refs/heads/main").exists(), "the ref is published: {}", run.report());
     }
 
-    /// Pushes, and expects this exit code and these words.
+    /// Pushes once, and expects this exit code and these words.
     #[track_caller]
     pub(crate) fn push_fails(&self, args: &[&str], code: i32, words: &[&str]) {
-        let run = self.push(args);
+        let run = self.push(&[&["--retries", "0"], args].concat());
         assert_eq!(run.code(), Some(code), "the exit code says whether a retry helps: {}", run.report());
         let text = run.stderr_text();
         for word in words {
