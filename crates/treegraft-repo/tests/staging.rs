@@ -5,8 +5,10 @@ mod support;
 use std::{
     fs,
     io::{self, Read},
+    ops::Deref,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use support::{Pair, bytes, closure, commit, open, paths, stage, stage_all};
@@ -17,37 +19,31 @@ use treegraft_repo::{
 };
 use treegraft_testkit::{Ostree, RepoMode};
 
+/// One test at a time: a process that another one has just started has copies of all locks until it has become another
+/// program, and an interrupted push seems to be alive.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A pair of repositories, and the turn of the test that uses them.
+struct Place {
+    pair: Pair,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for Place {
+    type Target = Pair;
+
+    fn deref(&self) -> &Pair {
+        &self.pair
+    }
+}
+
 /// A pair of repositories with a commit to push.
-fn pair() -> Option<(Ostree, Pair, CommitId)> {
+fn pair() -> Option<(Ostree, Place, CommitId)> {
     let ostree = Ostree::find()?;
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let pair = Pair::new(&ostree);
     let id = commit(&ostree, &pair.source, "main", "the first");
-    Some((ostree, pair, id))
-}
-
-/// Lets pushes be interrupted, and waits until nobody holds their locks.
-///
-/// A process that another test has just started has copies of them until it has become another program.
-fn interrupt<const N: usize>(pushes: [Staging; N]) {
-    let locks = pushes.each_ref().map(|staging| staging.path().join("lock"));
-    drop(pushes);
-    wait_until(|| {
-        let is_free =
-            |path: &PathBuf| FileLock::try_acquire(path, LockKind::Exclusive).is_ok_and(|lock| lock.is_some());
-        locks.iter().all(is_free).then_some(())
-    });
-}
-
-/// Waits until there is a result.
-fn wait_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let begin = std::time::Instant::now();
-    loop {
-        if let Some(result) = look() {
-            return result;
-        }
-        assert!(begin.elapsed().as_secs() < 60, "what is waited for happens");
-        std::thread::yield_now();
-    }
+    Some((ostree, Place { pair, _turn: turn }, id))
 }
 
 fn open_staging(repo: &Repo) -> (Staging, Resumed) {
@@ -231,7 +227,7 @@ fn an_interrupted_push_is_resumed() {
     stage_all(&staging, &source, &names);
     let partial = staging.path().join(format!("{}/.77", &names[0].checksum.to_hex()[..2]));
     fs::write(partial, "half of an object").expect("the directory is there");
-    interrupt([staging]);
+    drop(staging);
     let (staging, resumed) = open_staging(&repo);
     let size: u64 = names.iter().map(|&name| bytes(&source, name).len() as u64).sum();
     assert_eq!(resumed, Resumed { objects: names.len() as u64, bytes: size }, "everything that was named is there");
@@ -249,7 +245,7 @@ fn objects_of_another_boot_are_verified_again() {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &names);
         let area = staging.path().to_owned();
-        interrupt([staging]);
+        drop(staging);
         match boot_id {
             Some(text) => fs::write(area.join("boot-id"), text).expect("it is ours"),
             None => fs::remove_file(area.join("boot-id")).expect("it is ours"),
@@ -289,7 +285,7 @@ fn several_dead_areas_become_one() {
     let (two, resumed) = open_staging(&repo);
     assert_eq!(resumed, Resumed::default(), "what is alive is not adopted");
     stage_all(&two, &source, &second);
-    interrupt([one, two]);
+    drop((one, two));
     // A push that died before it had locked its area.
     fs::create_dir(pair.target.join(".treegraft/staging/0123456789abcdef")).expect("it is ours");
     let (staging, resumed) = open_staging(&repo);
@@ -310,7 +306,7 @@ fn a_success_leaves_to_others_what_they_wait_to_resume() {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &interrupted);
         stage_all(&staging, &source, &[own.into()]);
-        interrupt([staging]);
+        drop(staging);
         let (staging, resumed) = open_staging(&repo);
         stage_all(&staging, &source, &pushed);
         (staging, resumed.objects)
@@ -351,14 +347,6 @@ fn set_written(staging: &Path, name: ObjectName, secs: u64) {
     file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(secs)).expect("it is ours");
 }
 
-/// Returns what is left by dead pushes when it is so many objects.
-fn wait_for_leftovers(repo: &Repo, now_secs: u64, objects: u64) -> Cleared {
-    wait_until(|| {
-        let told = Staging::old_leftovers(repo, now_secs).expect("it can be looked at");
-        Some(told).filter(|told| told.objects == objects)
-    })
-}
-
 #[test]
 fn what_dead_pushes_left_is_cleared_after_a_day_without_another_push() {
     let Some((_ostree, pair, id)) = pair() else { return };
@@ -387,9 +375,9 @@ fn what_dead_pushes_left_is_cleared_after_a_day_without_another_push() {
         Cleared::default(),
         "while pushes live nothing of theirs is touched, however old it is"
     );
-    interrupt([old, young]);
+    drop((old, young));
     let before = paths(&pair.target.join(".treegraft"));
-    let told = wait_for_leftovers(&repo, now_secs, names.len() as u64 + 1);
+    let told = Staging::old_leftovers(&repo, now_secs).expect("it can be looked at");
     assert_eq!(paths(&pair.target.join(".treegraft")), before, "telling changes nothing");
     let cleared = Staging::clear_leftovers(&repo, now_secs).expect("it can be cleared");
     assert_eq!(cleared, told, "what was told is done");
@@ -415,7 +403,6 @@ fn clearing_that_is_cut_off_is_finished_by_the_next() {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &names);
         drop(staging);
-        wait_for_leftovers(&repo, later_secs, names.len() as u64);
     };
     dead();
     let (result, points) = fault::watch(|| Staging::clear_leftovers(&repo, later_secs));
@@ -428,7 +415,6 @@ fn clearing_that_is_cut_off_is_finished_by_the_next() {
         stage_all(&staging, &source, &names);
         assert!(names.iter().all(|&name| staging.has(name)), "a push works at {point}");
         drop(staging);
-        wait_for_leftovers(&repo, later_secs, names.len() as u64);
         Staging::clear_leftovers(&repo, later_secs).expect("it can be cleared");
         assert_eq!(areas(&pair.target), Vec::<PathBuf>::new(), "nothing is left after {point}");
     }
@@ -460,7 +446,7 @@ fn many_pushes_open_at_once() {
     for _ in 0..10 {
         let (staging, _) = open_staging(&repo);
         stage_all(&staging, &source, &names);
-        interrupt([staging]);
+        drop(staging);
         let resumed: Vec<(Staging, Resumed)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| open_staging(&repo))).collect();
             threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()

@@ -64,7 +64,7 @@ async fn a_client_that_goes_away_holds_no_lock_and_loses_nothing() {
             _ => 0,
         };
         wire.close().await;
-        assert!(place.is_unlocked(), "{phase}: the locks are free although the receiver is still there");
+        assert!(place.gets_unlocked(), "{phase}: the locks are free although the receiver is still there");
         assert_eq!(place.snapshot(), before, "{phase}: nothing is visible");
 
         let wire = place.connect().await;
@@ -96,7 +96,7 @@ async fn a_client_that_falls_silent_loses_its_locks() {
     // From here on nothing gets through the link, but neither of its ends is closed. The clock of the test goes on by itself.
     let result = tokio::time::timeout(Duration::from_secs(3600), server).await.expect("an hour is too long to wait");
     result.expect("no panic").expect_err("the connection is given up");
-    assert!(place.is_unlocked(), "nobody waits for a client that is gone");
+    assert!(place.gets_unlocked(), "nobody waits for a client that is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +129,7 @@ async fn a_publication_outlives_its_client() {
     drop(lock);
     receiver.finish().await;
     assert_eq!(place.head("main"), Some(child.id), "the ref has moved");
-    assert!(place.is_unlocked(), "and no lock is left");
+    assert!(place.gets_unlocked(), "and no lock is left");
     assert_eq!(place.staged(), Vec::<String>::new(), "nor anything staged");
 }
 
@@ -276,7 +276,7 @@ async fn a_push_with_nothing_to_publish_holds_no_lock() {
     wire.push(&Pushed::new("main", "one")).await.expect("a sound push");
     let opened = wire.opened(&open_request(&[&Pushed::new("main", "one").offer])).await;
     assert_eq!(opened.refs[0].verdict, treegraft_wire::Verdict::Unchanged, "the same tree is there");
-    assert!(place.is_unlocked(), "nobody has to wait for a push that does nothing");
+    assert!(place.gets_unlocked(), "nobody has to wait for a push that does nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,7 +293,7 @@ async fn a_panic_during_a_publication_is_told() {
     let error = reply.published().expect_err("the clock is needed for the summary");
     assert_eq!(error.code, ErrorCode::Internal, "a mistake of the server is told as such: {error:?}");
     wire.close().await;
-    assert!(place.is_unlocked(), "a panic leaves no lock");
+    assert!(place.gets_unlocked(), "a panic leaves no lock");
 
     // The refs had moved; the next push writes the summary.
     let opened = place.connect().await.opened(&open_request(&[&pushed.offer])).await;

@@ -89,7 +89,7 @@ async fn endless_requests_come_to_an_end() {
     assert_eq!(error.code, ErrorCode::TooLarge, "the same object without an end: {error:?}");
     assert!(error.hint.unwrap_or_default().contains("max-push-objects"), "the limit is named");
     wire.close().await;
-    assert!(place.is_unlocked(), "nothing goes on after it");
+    assert!(place.gets_unlocked(), "nothing goes on after it");
 }
 
 fn pushed_refs() -> String {
@@ -119,7 +119,7 @@ async fn many_refs_are_refused_before_anything_is_done_for_them() {
     assert_eq!(wire.post("pushes", deep).await.code(), ErrorCode::BadRequest, "lists in lists");
     assert_eq!(place.refs_of("repo").len(), 0, "nothing was published");
     wire.close().await;
-    assert!(place.is_unlocked(), "nothing goes on after it");
+    assert!(place.gets_unlocked(), "nothing goes on after it");
 }
 
 /// A push keeps the repository from being pruned, but not for ever.

@@ -220,7 +220,7 @@ async fn a_malformed_object_is_refused_by_its_own_rule_and_leaves_no_trace() {
         let bad = object.0.to_string();
         assert!(!place.staged().iter().any(|name| bad.starts_with(name.as_str())), "{wrong} is not kept");
         assert_eq!(place.snapshot(), before, "{wrong} changes nothing that is visible");
-        assert!(place.is_unlocked(), "{wrong} leaves no lock");
+        assert!(place.gets_unlocked(), "{wrong} leaves no lock");
     }
     place.connect().await.push(&pushed).await.expect("a sound push is published afterwards");
 }

@@ -3,7 +3,14 @@
 
 pub(crate) mod objects;
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -22,6 +29,9 @@ use treegraft_wire::{ApiError, ErrorCode, OpenAnswer, PublishEvent, Published};
 use objects::{Object, Pushed, framed_object};
 
 const PIPE_BYTES: usize = 64 << 10;
+
+/// How long a lock may be held on by a process that has not become another program yet.
+const UNLOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn clock() -> u64 {
     1_767_225_600
@@ -116,6 +126,20 @@ impl Place {
         }
         let names = found.into_keys().filter(|path| path.matches('/').count() == 2 && !path.ends_with('/'));
         names.map(|path| path.splitn(2, '/').last().unwrap_or_default().replace('/', "")).collect()
+    }
+
+    /// Tells whether nobody holds the repository's lock, nor that of a staging area, or will in a moment.
+    ///
+    /// A process that another test has just started has copies of all locks until it has become another program.
+    pub(crate) fn gets_unlocked(&self) -> bool {
+        let begin = Instant::now();
+        while !self.is_unlocked() {
+            if begin.elapsed() > UNLOCK_TIMEOUT {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// Tells whether nobody holds the repository's lock, nor that of a staging area.
