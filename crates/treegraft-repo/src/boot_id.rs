@@ -2,8 +2,7 @@
 
 use std::{fs, io};
 
-use data_encoding::HEXLOWER;
-use rustix::rand::{GetRandomFlags, getrandom};
+use crate::random;
 
 /// The kernel makes a random id at each boot.
 const PATH: &str = "/proc/sys/kernel/random/boot_id";
@@ -15,11 +14,7 @@ const PATH: &str = "/proc/sys/kernel/random/boot_id";
 pub(crate) fn current() -> io::Result<String> {
     match fs::read_to_string(PATH) {
         Ok(text) => Ok(text.trim_end().to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut bytes = [0; 16];
-            getrandom(&mut bytes, GetRandomFlags::empty())?;
-            Ok(HEXLOWER.encode(&bytes))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => random::hex::<16>(),
         Err(error) => Err(error),
     }
 }

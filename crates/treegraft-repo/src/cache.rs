@@ -2,12 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
 };
 
-use rustix::fs::renameat;
-
-use crate::{PublishLock, Repo, durable, fault, private_dir};
+use crate::{
+    PublishLock, Repo,
+    durable::{self, Durability},
+    private_dir,
+};
 
 /// Largest cache in bytes; a larger file is taken for damaged.
 pub const MAX_CACHE_BYTES: u64 = 16 << 20;
@@ -22,8 +24,5 @@ pub fn read(repo: &Repo, name: &str) -> Option<Vec<u8>> {
 
 /// Replaces the cache `name`. It is not synced: after a power loss it may be the old one, empty or torn.
 pub fn write(lock: &PublishLock, name: &str, data: &[u8]) -> io::Result<()> {
-    let new_name = format!("{name}.new");
-    durable::create(lock.private_dir(), &new_name)?.write_all(data)?;
-    fault::point("cache:written")?;
-    Ok(renameat(lock.private_dir(), &new_name, lock.private_dir(), name)?)
+    durable::replace(lock.private_dir(), name, data, Durability::None)
 }

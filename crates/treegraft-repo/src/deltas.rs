@@ -15,14 +15,14 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::PathBuf,
     sync::LazyLock,
 };
 
 use data_encoding::{Encoding, Specification};
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags, openat, statat, unlinkat},
+    fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat},
     io::Errno,
 };
 use treegraft_object::{
@@ -165,14 +165,14 @@ pub(crate) fn remove(repo: &Repo, name: DeltaName) -> Result<u64, DeltaError> {
     let path = name.path();
     let remove_all = || -> io::Result<u64> {
         let dir = open_dir(repo.dir(), &path)?;
-        let mut bytes = remove_file(&dir, SUPERBLOCK)?;
+        let mut bytes = durable::unlink_sized(&dir, SUPERBLOCK)?.unwrap_or(0);
         fault::point("prune:superblock-deleted")?;
         // All names are read before any is deleted: what a listing shows of names that come and go is not defined.
         let entries: Vec<_> = Dir::read_from(&dir)?.collect::<Result<_, _>>()?;
         for entry in entries {
             match entry.file_name() {
                 name if name == c"." || name == c".." => {}
-                name => bytes += remove_file(&dir, name)?,
+                name => bytes += durable::unlink_sized(&dir, name)?.unwrap_or(0),
             }
         }
         unlinkat(repo.dir(), path.as_str(), AtFlags::REMOVEDIR)?;
@@ -182,16 +182,6 @@ pub(crate) fn remove(repo: &Repo, name: DeltaName) -> Result<u64, DeltaError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         result => result.map_err(fail(repo, &path)),
     }
-}
-
-/// Deletes a file if it is there, and returns its size.
-fn remove_file(dir: &OwnedFd, name: impl rustix::path::Arg + Copy) -> io::Result<u64> {
-    let bytes = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
-        Err(Errno::NOENT) => return Ok(0),
-        Err(errno) => return Err(errno.into()),
-    };
-    durable::unlink_if_there(dir, name).map(|_| bytes)
 }
 
 /// Encodes deltas as the value of `ostree.static-deltas`.
@@ -312,16 +302,7 @@ fn names(repo: &Repo, path: &str) -> Result<Vec<String>, DeltaError> {
         }
         Err(error) => return Err(fail(repo, path)(error)),
     };
-    let list = || -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in Dir::new(dir)? {
-            match entry?.file_name().to_str() {
-                Ok("." | "..") | Err(_) => {}
-                Ok(name) => names.push(name.to_owned()),
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
-    };
-    list().map_err(fail(repo, path))
+    let mut names = durable::names(dir).map_err(fail(repo, path))?;
+    names.sort_unstable();
+    Ok(names)
 }

@@ -16,7 +16,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Mode, OFlags, RenameFlags, fchmod, fstat, linkat, mkdirat, openat, renameat, renameat_with, unlinkat,
+        AtFlags, Dir, Mode, OFlags, RenameFlags, fchmod, fstat, linkat, mkdirat, openat, renameat, renameat_with,
+        statat, unlinkat,
     },
     io::Errno,
 };
@@ -99,21 +100,35 @@ pub(crate) fn make_dirs(base: BorrowedFd<'_>, path: &str, mode: Mode, durability
     Ok(current)
 }
 
+/// Lists the names in a directory that are UTF-8; nobody makes others in a repository.
+pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        match entry?.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}
+
 /// Makes a new file with mode 0644; one that is left over under this name is removed before.
 pub(crate) fn create(dir: impl AsFd, name: &str) -> io::Result<File> {
-    unlink_if_there(&dir, name)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(dir, name, flags, FILE_MODE)?;
+    let file = create_with_any_mode(dir.as_fd(), name)?;
     fchmod(&file, FILE_MODE)?;
-    Ok(File::from(file))
+    Ok(file)
+}
+
+fn create_with_any_mode(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    unlink_if_there(dir, name)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(dir, name, flags, FILE_MODE)?.into())
 }
 
 /// Tells whether new files get the mode 0644 without being asked again: neither the umask nor the directory's default ACL
 /// changes it.
 pub(crate) fn is_mode_kept(dir: impl AsFd) -> io::Result<bool> {
-    unlink_if_there(&dir, TEMPORARY)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&dir, TEMPORARY, flags, FILE_MODE)?;
+    let file = create_with_any_mode(dir.as_fd(), TEMPORARY)?;
     fault::point("staging:mode-probed")?;
     let is_kept = Mode::from_raw_mode(fstat(&file)?.st_mode & 0o7777) == FILE_MODE;
     unlink_if_there(&dir, TEMPORARY)?;
@@ -158,6 +173,16 @@ pub(crate) fn rename_new(
         },
         Err(errno) => Err(errno),
     }
+}
+
+/// Removes a file, and returns its size in bytes; nothing when there was none.
+pub(crate) fn unlink_sized(dir: impl AsFd, name: impl rustix::path::Arg + Copy) -> io::Result<Option<u64>> {
+    let bytes = match statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok(unlink_if_there(dir, name)?.then_some(bytes))
 }
 
 /// Removes a file. Tells whether there was one.

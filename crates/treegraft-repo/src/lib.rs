@@ -89,11 +89,13 @@ mod private_dir;
 pub mod prune;
 mod publish_lock;
 mod queue;
+mod random;
 mod ref_edit;
 mod refs;
 mod staging;
 mod store;
 pub mod summary;
+mod touched;
 mod transaction;
 mod usage;
 

@@ -29,6 +29,7 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
+use rustix::fs::{AtFlags, fstat, statat};
 
 use crate::{LockTimeout, Repo, holders};
 
@@ -162,9 +163,13 @@ impl FileLock {
         &self.path
     }
 
-    /// Returns the open lock file.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// Tells whether the lock's file is still the one with this name: somebody else may have removed or replaced it before
+    /// the lock was taken.
+    pub(crate) fn is_at(&self, dir: impl AsFd, name: &str) -> bool {
+        match (statat(dir, name, AtFlags::SYMLINK_NOFOLLOW), fstat(&self.file)) {
+            (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
+            _ => false,
+        }
     }
 }
 

@@ -12,10 +12,10 @@
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
 };
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, openat, renameat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat};
 
 use crate::{
     FileLock, LockKind, PublishLock, Repo,
@@ -37,7 +37,7 @@ const MAX_ORPHANS: usize = 16;
 pub struct Pending {
     dir: OwnedFd,
     name: String,
-    lock: FileLock,
+    _lock: FileLock,
 }
 
 impl Pending {
@@ -59,7 +59,7 @@ impl Pending {
         renameat(&dir, TEMPORARY, &dir, name)?;
         durability.sync_dir(&dir)?;
         fault::point("pending-recorded")?;
-        Ok(Some(Self { dir, name: name.to_owned(), lock }))
+        Ok(Some(Self { dir, name: name.to_owned(), _lock: lock }))
     }
 
     /// Takes over what dead processes have left, in the order of its recording, some of it when there is much.
@@ -70,18 +70,15 @@ impl Pending {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&dir)? {
-            if let Ok(name) = entry?.file_name().to_str()
-                && !name.starts_with('.')
-                && let Ok(stat) = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            {
-                names.push(((stat.st_mtime, stat.st_mtime_nsec), name.to_owned()));
+        let mut recorded = Vec::new();
+        for name in durable::names(&dir)?.into_iter().filter(|name| !name.starts_with('.')) {
+            if let Ok(stat) = statat(&dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                recorded.push(((stat.st_mtime, stat.st_mtime_nsec), name));
             }
         }
-        names.sort_unstable();
+        recorded.sort_unstable();
         let mut found = Vec::new();
-        for (_, name) in names {
+        for (_, name) in recorded {
             if found.len() == MAX_ORPHANS {
                 break;
             }
@@ -89,9 +86,9 @@ impl Pending {
             let Ok(file) = openat(&dir, name.as_str(), flags, Mode::empty()) else { continue };
             let locked = FileLock::try_acquire_open(File::from(file), &path.join(&name), LockKind::Exclusive);
             if let Ok(lock) = locked.map_err(io::Error::other)? {
-                let orphan = Self { dir: dir.try_clone()?, name, lock };
-                if orphan.is_linked() {
-                    found.push(orphan);
+                // Its owner may just have finished.
+                if lock.is_at(&dir, &name) {
+                    found.push(Self { dir: dir.try_clone()?, name, _lock: lock });
                 }
             }
         }
@@ -110,13 +107,5 @@ impl Pending {
     /// Takes the record away: the work is done. If a power loss brings it back, it is done again.
     pub fn finish(self) -> io::Result<()> {
         durable::unlink_if_there(&self.dir, self.name.as_str()).map(drop)
-    }
-
-    /// Tells whether the file is still in its place: its owner may just have finished.
-    fn is_linked(&self) -> bool {
-        match (statat(&self.dir, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW), fstat(self.lock.file().as_fd())) {
-            (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
-            _ => false,
-        }
     }
 }

@@ -16,7 +16,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -25,7 +25,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::renameat;
 use treegraft_object::CommitId;
 
 use crate::{
@@ -38,7 +37,7 @@ use crate::{
 };
 
 /// The lock's file in `.treegraft`.
-const LOCK: &str = "publish.lock";
+pub(crate) const LOCK: &str = "publish.lock";
 
 /// The file in `.treegraft` that says who holds the lock.
 const HOLDER: &str = "publish.holder";
@@ -289,16 +288,10 @@ impl PublishLock {
 
     /// Says who holds the lock to those who wait for it: a text for messages, in the caller's own format.
     ///
-    /// It is gone with the lock. That it cannot be written harms nobody.
+    /// It is gone with the lock.
     pub fn say_holder(&self, text: &[u8]) {
-        let new_name = format!("{HOLDER}.new");
-        let write = || {
-            durable::create(&self.private, &new_name)?.write_all(text)?;
-            io::Result::Ok(renameat(&self.private, &new_name, &self.private, HOLDER)?)
-        };
-        if write().is_err() {
-            let _ = durable::unlink_if_there(&self.private, new_name.as_str());
-        }
+        // Without it others wait as well, and only do not know for whom.
+        let _ = durable::replace(&self.private, HOLDER, text, Durability::None);
     }
 
     /// Reads what the holder of the lock has said, if there is one and it did, and when it said so, in seconds since 1970 UTC.

@@ -21,24 +21,23 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     thread,
     time::Duration,
 };
 
-use data_encoding::HEXLOWER;
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags, fstat, openat, statat},
+    fs::{Mode, OFlags, openat},
     io::Errno,
 };
 
 use crate::{
     FileLock, LockError, LockKind, LockTimeout, Repo,
-    durable::{self, Durability, open_dir, rename_new},
+    durable::{self, Durability, names, open_dir, rename_new},
     lock::{is_free, open_lock_file},
-    private_dir,
+    private_dir, random,
 };
 
 /// The directory in `.treegraft`.
@@ -132,7 +131,7 @@ impl Ticket {
         let fail = |source| LockError::Io { path: path.to_owned(), source };
         remove_unnumbered(&dir, path)?;
         loop {
-            let unnumbered = random_name().map_err(fail)?;
+            let unnumbered = format!(".{}", random::hex::<8>().map_err(fail)?);
             let file = durable::create(&dir, &unnumbered).map_err(fail)?;
             // Nobody knows it yet, so nobody else can have locked it for longer than a look.
             let Ok(lock) = FileLock::try_acquire_open(file, &path.join(&unnumbered), LockKind::Exclusive)? else {
@@ -167,7 +166,7 @@ impl Ticket {
             };
             match FileLock::try_acquire_open(file, &path.join(&name), LockKind::Exclusive)? {
                 Err(_) => return Ok(index + 1),
-                Ok(dead) if is_linked(&self.dir, &name, &dead) => {
+                Ok(dead) if dead.is_at(&self.dir, &name) => {
                     durable::unlink_if_there(&self.dir, name.as_str()).map_err(fail)?;
                 }
                 Ok(_) => {}
@@ -211,28 +210,4 @@ fn remove_unnumbered(dir: &OwnedFd, path: &Path) -> Result<(), LockError> {
 
 fn open_ticket(dir: &OwnedFd, name: &str) -> Result<File, Errno> {
     openat(dir, name, OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map(File::from)
-}
-
-fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        match entry?.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) => names.push(name.to_owned()),
-        }
-    }
-    Ok(names)
-}
-
-fn is_linked(dir: &OwnedFd, name: &str, lock: &FileLock) -> bool {
-    match (statat(dir, name, AtFlags::SYMLINK_NOFOLLOW), fstat(lock.file())) {
-        (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
-        _ => false,
-    }
-}
-
-fn random_name() -> io::Result<String> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!(".{}", HEXLOWER.encode(&bytes)))
 }

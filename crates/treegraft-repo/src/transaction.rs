@@ -42,9 +42,10 @@ use treegraft_object::{CommitId, ObjectKind, ObjectName};
 
 use crate::{
     Find, Mode, PublishError, PublishLock, ReadError, RefEdit, RefEditError, RefTarget, Repo, Staging,
-    durable::{self, Durability, MAX_DIRECTORY_SYNCS, open_dir, rename_new},
+    durable::{self, Durability, rename_new},
     fault, journal, ref_edit,
     store::LoosePath,
+    touched::Touched,
 };
 
 /// Most refs that one transaction moves: with the longest names the journal stays below what is read of it.
@@ -225,7 +226,9 @@ impl<'r> Transaction<'r> {
         for &name in objects {
             let path = LoosePath::new(name, Mode::Archive);
             let fail = |source: io::Error| io_error(&self.repo.objects_path().join(path.as_str()), source);
-            touched.make(self.repo, name).map_err(fail)?;
+            if touched.add(name.checksum.as_bytes()[0]) && self.make_directory(path.directory()).map_err(fail)? {
+                touched.note_new();
+            }
             let (staged, objects) = (self.staging.dir(), self.repo.objects_dir());
             let renamed = if name.kind == ObjectKind::CommitMeta {
                 renameat(staged, path.as_c_str(), objects, path.as_c_str()).map(|()| true)
@@ -245,6 +248,15 @@ impl<'r> Transaction<'r> {
             .sync(self.repo, durability)
             .and_then(|()| fault::point("transaction:objects-durable"))
             .map_err(|source| io_error(self.repo.objects_path(), source))
+    }
+
+    /// Makes a directory `objects/XX` when it is missing. Tells whether it was.
+    fn make_directory(&self, name: &str) -> io::Result<bool> {
+        match mkdirat(self.repo.objects_dir(), name, DIRECTORY_MODE) {
+            Ok(()) => fault::point("transaction:directory-made").map(|()| true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Removes a commit's tombstone and its mark as partial.
@@ -346,50 +358,4 @@ fn set_back(repo: &Repo, edits: &[RefEdit], lock: &PublishLock) -> Result<(), Tr
 
 fn io_error(path: &Path, source: io::Error) -> TransactionError {
     TransactionError::Io { path: path.to_owned(), source }
-}
-
-/// Which of the directories `objects/XX` objects were moved into.
-struct Touched {
-    directories: [bool; 256],
-    is_any_new: bool,
-}
-
-impl Default for Touched {
-    fn default() -> Self {
-        Self { directories: [false; 256], is_any_new: false }
-    }
-}
-
-impl Touched {
-    /// Makes the directory of an object when it is missing.
-    fn make(&mut self, repo: &Repo, name: ObjectName) -> io::Result<()> {
-        let touched = &mut self.directories[usize::from(name.checksum.as_bytes()[0])];
-        if !*touched {
-            *touched = true;
-            match mkdirat(repo.objects_dir(), LoosePath::new(name, Mode::Archive).directory(), DIRECTORY_MODE) {
-                Ok(()) => {
-                    self.is_any_new = true;
-                    fault::point("transaction:directory-made")?;
-                }
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the names in the directories durable.
-    fn sync(&self, repo: &Repo, durability: Durability) -> io::Result<()> {
-        let touched = || (0..=u8::MAX).filter(|&byte| self.directories[usize::from(byte)]);
-        if durability == Durability::None || touched().next().is_none() {
-            return Ok(());
-        }
-        if touched().count() > MAX_DIRECTORY_SYNCS {
-            return durability.sync_fs(repo.objects_dir());
-        }
-        for byte in touched() {
-            durability.sync_dir(open_dir(repo.objects_dir(), &format!("{byte:02x}"))?)?;
-        }
-        if self.is_any_new { durability.sync_dir(repo.objects_dir()) } else { Ok(()) }
-    }
 }

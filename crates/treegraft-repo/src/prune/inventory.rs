@@ -26,14 +26,40 @@ const CLOCK_PAUSE: Duration = Duration::from_millis(1);
 /// The extension of a cache that Flatpak's own prune keeps beside commits.
 const FLATPAK_CACHE: &str = "commitmeta2";
 
+/// A set of numbers below a limit, a bit for each.
+#[derive(Debug, Default)]
+pub(super) struct Bits {
+    words: Vec<u64>,
+}
+
+impl Bits {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { words: vec![0; limit.div_ceil(64)] }
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.words[index / 64] & (1 << (index % 64)) != 0
+    }
+
+    /// Adds a number. Tells whether it was not in the set before.
+    pub(super) fn insert(&mut self, index: usize) -> bool {
+        let is_new = !self.contains(index);
+        self.words[index / 64] |= 1 << (index % 64);
+        is_new
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.words[index / 64] &= !(1 << (index % 64));
+    }
+}
+
 /// The objects of one kind.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     sorted: Vec<Checksum>,
     /// Where the names with each first byte begin, and the end.
     starts: Vec<usize>,
-    /// A bit for each name.
-    marks: Vec<u64>,
+    marks: Bits,
 }
 
 impl Names {
@@ -42,7 +68,7 @@ impl Names {
         names.sort_unstable();
         let starts =
             (0..=256).map(|byte| names.partition_point(|name| usize::from(name.as_bytes()[0]) < byte)).collect();
-        let marks = vec![0; names.len().div_ceil(64)];
+        let marks = Bits::new(names.len());
         Self { sorted: names, starts, marks }
     }
 
@@ -61,19 +87,16 @@ impl Names {
     }
 
     pub(super) fn is_marked(&self, index: usize) -> bool {
-        self.marks[index / 64] & (1 << (index % 64)) != 0
+        self.marks.contains(index)
     }
 
     /// Marks a name. Tells whether it was not marked before.
     pub(super) fn mark(&mut self, index: usize) -> bool {
-        let (word, bit) = (&mut self.marks[index / 64], 1 << (index % 64));
-        let is_new = *word & bit == 0;
-        *word |= bit;
-        is_new
+        self.marks.insert(index)
     }
 
     pub(super) fn unmark(&mut self, index: usize) {
-        self.marks[index / 64] &= !(1 << (index % 64));
+        self.marks.remove(index);
     }
 
     pub(super) fn unmarked(&self) -> impl Iterator<Item = usize> {

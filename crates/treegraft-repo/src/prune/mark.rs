@@ -10,7 +10,7 @@ use treegraft_object::{Checksum, CommitId, CommitRef, DirMetaId, DirTreeId, DirT
 
 use super::{
     PruneError,
-    inventory::{Inventory, Names},
+    inventory::{Bits, Inventory, Names},
     rules::{Depth, Root, Rule},
 };
 use crate::{Find, ReadError, Repo};
@@ -207,22 +207,16 @@ impl<'r> Marker<'r> {
     /// that for granted publish no holes beside a prune.
     pub(super) fn unmarked_dirtrees(&self) -> Vec<usize> {
         let dirtrees = &self.inventory.dirtrees;
-        let mut is_entered = vec![0_u64; dirtrees.len().div_ceil(64)];
-        let mut enter = move |index: usize| {
-            let (word, bit) = (&mut is_entered[index / 64], 1 << (index % 64));
-            let is_new = *word & bit == 0;
-            *word |= bit;
-            is_new
-        };
+        let mut entered = Bits::new(dirtrees.len());
         let mut ordered = Vec::new();
         let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
         for root in dirtrees.unmarked() {
-            if enter(root) {
+            if entered.insert(root) {
                 open.push((root, self.unmarked_below(root)));
             }
             while let Some((index, below)) = open.last_mut() {
                 if let Some(child) = below.pop() {
-                    if enter(child) {
+                    if entered.insert(child) {
                         let below = self.unmarked_below(child);
                         open.push((child, below));
                     }

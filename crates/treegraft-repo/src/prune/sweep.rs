@@ -3,14 +3,10 @@
 use std::{
     collections::HashSet,
     io::{self, Write},
-    path::PathBuf,
     thread,
 };
 
-use rustix::{
-    fs::{AtFlags, Dir, renameat, statat},
-    io::Errno,
-};
+use rustix::fs::renameat;
 use treegraft_object::{CommitId, ObjectKind, ObjectName, tombstone};
 
 use super::{
@@ -22,9 +18,10 @@ use super::{
 use crate::{
     FileLock, Find, LockKind, Mode, Repo, RepoLock,
     deltas::{self, DeltaName},
-    durable::{self, Durability, MAX_DIRECTORY_SYNCS, open_dir},
-    fault, private_dir,
+    durable::{self, Durability, open_dir},
+    fault, private_dir, publish_lock,
     store::{LoosePath, PARTIAL_SUFFIX},
+    touched::Touched,
 };
 
 /// How many objects are deleted between two events.
@@ -63,7 +60,7 @@ pub(super) struct Sweep<'r, 'e> {
     /// Commits that came after the inventory. They are kept, whether a ref leads to them or not.
     newcomers: HashSet<CommitId>,
     /// The directories that objects were deleted from since they were durable.
-    touched: [bool; 256],
+    touched: Touched,
     /// Set when the lock was held as long as it may be.
     is_rest_due: bool,
 }
@@ -80,7 +77,6 @@ impl<'r, 'e> Sweep<'r, 'e> {
         let report = Report { objects: marker.inventory.len(), ..Report::default() };
         let durability = Durability::of(repo);
         let (gone, newcomers) = (HashSet::new(), HashSet::new());
-        let touched = [false; 256];
         Self {
             repo,
             rules,
@@ -92,7 +88,7 @@ impl<'r, 'e> Sweep<'r, 'e> {
             report,
             gone,
             newcomers,
-            touched,
+            touched: Touched::default(),
             is_rest_due: false,
         }
     }
@@ -234,7 +230,7 @@ impl<'r, 'e> Sweep<'r, 'e> {
                 self.report.flatpak_caches += self.unlink(&path)?;
             }
             Item::Temporary(byte, file) => {
-                let writer = private_dir::path(self.repo).join("publish.lock");
+                let writer = private_dir::path(self.repo).join(publish_lock::LOCK);
                 // Somebody may be writing this one. Whoever waits for the lock that is held here may hold that one.
                 let is_free = FileLock::try_acquire(&writer, LockKind::Exclusive)?;
                 if is_free.is_some() || file == Temporary::Tombstone {
@@ -270,18 +266,10 @@ impl<'r, 'e> Sweep<'r, 'e> {
     /// Deletes a file in `objects/`. Returns how many it were: one, or none when it is gone already.
     fn unlink(&mut self, path: &str) -> Result<u64, PruneError> {
         let fail = |source| PruneError::Io { path: self.repo.objects_path().join(path), source };
-        let objects = self.repo.objects_dir();
-        let bytes = match statat(objects, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
-            Err(Errno::NOENT) => return Ok(0),
-            Err(errno) => return Err(fail(errno.into())),
-        };
-        if !durable::unlink_if_there(objects, path).map_err(fail)? {
-            return Ok(0);
-        }
+        let Some(bytes) = durable::unlink_sized(self.repo.objects_dir(), path).map_err(fail)? else { return Ok(0) };
         self.report.bytes += bytes;
         if let Ok(byte) = u8::from_str_radix(&path[..2], 16) {
-            self.touched[usize::from(byte)] = true;
+            self.touched.add(byte);
         }
         Ok(1)
     }
@@ -297,24 +285,14 @@ impl<'r, 'e> Sweep<'r, 'e> {
             Ok(renameat(&dir, Temporary::Tombstone.file_name(), &dir, path.file_name())?)
         };
         write().map_err(|source| PruneError::Io { path: self.repo.objects_path().join(path.as_str()), source })?;
-        self.touched[usize::from(commit.0.as_bytes()[0])] = true;
+        self.touched.add(commit.0.as_bytes()[0]);
         Ok(())
     }
 
     /// Makes what was deleted up to here stay deleted. The lock is not held: a sync may take long.
     fn make_durable(&mut self, point: &'static str) -> Result<(), PruneError> {
-        let touched: Vec<u8> = (0..=u8::MAX).filter(|&byte| self.touched[usize::from(byte)]).collect();
-        self.touched = [false; 256];
-        let sync = || {
-            if touched.len() > MAX_DIRECTORY_SYNCS {
-                return self.durability.sync_fs(self.repo.objects_dir());
-            }
-            for byte in &touched {
-                self.durability.sync_dir(open_dir(self.repo.objects_dir(), &format!("{byte:02x}"))?)?;
-            }
-            Ok(())
-        };
-        sync().and_then(|()| fault::point(point)).map_err(|source| self.io_error("", source))
+        let synced = std::mem::take(&mut self.touched).sync(self.repo, self.durability);
+        synced.and_then(|()| fault::point(point)).map_err(|source| self.io_error("", source))
     }
 
     fn names(&self, kind: ObjectKind) -> &Names {
@@ -350,16 +328,8 @@ pub(super) fn partial_marks(repo: &Repo) -> Result<Vec<CommitId>, PruneError> {
 }
 
 fn names(repo: &Repo, path: &str) -> Result<Vec<String>, PruneError> {
-    let full_path = || -> PathBuf { repo.path().join(path) };
-    let list = || -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in Dir::new(open_dir(repo.dir(), path)?)? {
-            names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
-        }
-        Ok(names)
-    };
-    match list() {
+    match open_dir(repo.dir(), path).and_then(durable::names) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        result => result.map_err(|source| PruneError::Io { path: full_path(), source }),
+        result => result.map_err(|source| PruneError::Io { path: repo.path().join(path), source }),
     }
 }

@@ -7,22 +7,21 @@ use std::{
     path::Path,
 };
 
-use data_encoding::HEXLOWER;
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode as FileMode, OFlags, fstat, mkdirat, openat, statat, unlinkat},
+    fs::{AtFlags, FileType, Mode as FileMode, OFlags, mkdirat, openat, statat, unlinkat},
     io::Errno,
 };
 use treegraft_object::{ObjectKind, ObjectName, verify};
 
-use super::{Cleared, StagingError, index::Index, stat};
+use super::{Cleared, StagingError, index::Index};
 use crate::{
     FileLock, LockError, LockKind, Mode, boot_id,
-    durable::{self, TEMPORARY, open_dir, rename_new},
-    fault,
+    durable::{self, TEMPORARY, names, open_dir, rename_new},
+    fault, random,
     store::{LooseDir, LoosePath},
 };
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const BOOT_ID: &str = "boot-id";
 
 /// A boot id has 36 characters and a newline.
@@ -43,7 +42,7 @@ pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Ind
     let boot_id = boot_id::current().map_err(fail)?;
     let mut own: Option<Owned> = None;
     let index = Index::default();
-    for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
+    for name in names(root).map_err(fail)? {
         let Some(dead) = lock(root, root_path, &name)? else { continue };
         let is_same_boot = read_boot_id(dead.dir.as_fd()).map_err(fail)?.as_deref() == Some(&boot_id);
         let taken = match &own {
@@ -84,15 +83,7 @@ fn lock(root: BorrowedFd<'_>, root_path: &Path, name: &str) -> Result<Option<Own
         Err(LockError::Io { source, .. }) if is_gone(&source) => None,
         Err(error) => return Err(error.into()),
     };
-    Ok(lock.filter(|lock| is_linked(dir.as_fd(), lock)).map(|lock| Owned { name: name.to_owned(), dir, lock }))
-}
-
-/// Tells whether the lock's file is still the one in the directory.
-pub(super) fn is_linked(dir: BorrowedFd<'_>, lock: &FileLock) -> bool {
-    match (stat(dir, LOCK), fstat(lock.file())) {
-        (Ok(Some(there)), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
-        _ => false,
-    }
+    Ok(lock.filter(|lock| lock.is_at(&dir, LOCK)).map(|lock| Owned { name: name.to_owned(), dir, lock }))
 }
 
 /// Whether dead areas are cleared, or only told what would be deleted.
@@ -113,7 +104,7 @@ pub(super) fn clear(
 ) -> Result<Cleared, StagingError> {
     let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
     let mut cleared = Cleared::default();
-    for name in names(open_dir(root, ".").map_err(fail)?).map_err(fail)? {
+    for name in names(root).map_err(fail)? {
         // As long as its lock is held here nobody adopts it, and it is no push's that is alive.
         let Some(dead) = lock(root, root_path, &name)? else { continue };
         let mut is_any_left = false;
@@ -142,7 +133,7 @@ pub(super) fn clear(
 /// Makes an empty staging area.
 fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned, StagingError> {
     loop {
-        let name = random_name().map_err(|source| StagingError::Io { path: root_path.to_owned(), source })?;
+        let name = random::hex::<8>().map_err(|source| StagingError::Io { path: root_path.to_owned(), source })?;
         let path = root_path.join(&name);
         let fail = |source| StagingError::Io { path: path.clone(), source };
         match mkdirat(root, name.as_str(), FileMode::RWXU) {
@@ -160,13 +151,6 @@ fn create(root: BorrowedFd<'_>, root_path: &Path, boot_id: &str) -> Result<Owned
             return Ok(own);
         }
     }
-}
-
-fn random_name() -> io::Result<String> {
-    let mut bytes = [0; 8];
-    // So few bytes come at once or not at all.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(HEXLOWER.encode(&bytes))
 }
 
 fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
@@ -305,7 +289,7 @@ fn for_each_file(
     for directory in object_directories(dir)? {
         let opened = open_dir(dir, &directory)?;
         // All names are read before any is deleted: what a listing shows of names that come and go is not defined.
-        for name in names(opened.try_clone()?)? {
+        for name in names(&opened)? {
             let stat = statat(&opened, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
             let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
             let object = LoosePath::parse(&directory, &name, Mode::Archive).filter(|_| is_file);
@@ -316,21 +300,9 @@ fn for_each_file(
     Ok(())
 }
 
-/// Returns the names in a directory that are UTF-8; nobody makes others here.
-fn names(dir: OwnedFd) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in Dir::new(dir)? {
-        match entry?.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) => names.push(name.to_owned()),
-        }
-    }
-    Ok(names)
-}
-
 /// Returns the directories `XX` of a staging area.
 fn object_directories(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
-    let mut names = names(open_dir(dir, ".")?)?;
+    let mut names = names(dir)?;
     names.retain(|name| name.len() == 2);
     Ok(names)
 }

@@ -49,7 +49,6 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-use rustix::fs::AtFlags;
 use treegraft_object::{
     CommitId, ContentId, FileKind, ObjectKind, ObjectName,
     verify::{self, VerifyError},
@@ -410,7 +409,7 @@ impl Staging {
 
     /// Tells whether the lock's file is still in its place. It is unless somebody deleted the directory by hand.
     pub fn is_linked(&self) -> bool {
-        adopt::is_linked(self.dir.as_fd(), &self.lock)
+        self.lock.is_at(&self.dir, adopt::LOCK)
     }
 
     fn loose(&self) -> LooseDir<'_> {
@@ -461,13 +460,4 @@ fn is_young(modified_secs: i64, now_secs: u64) -> bool {
     // A time in the future is that of a clock that was set back.
     let modified_secs = u64::try_from(modified_secs).unwrap_or(0);
     now_secs.saturating_sub(modified_secs) < MAX_LEFTOVER_AGE_SECS
-}
-
-/// Looks at a name in a directory without following a symlink; nothing when there is none.
-fn stat(dir: BorrowedFd<'_>, name: &str) -> io::Result<Option<rustix::fs::Stat>> {
-    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
 }
