@@ -133,7 +133,8 @@ fn an_age_leaves_what_ostree_leaves() {
         let mut args = vec![format!("--keep-younger-than=@{younger_than_secs}")];
         let mut patterns = Vec::new();
         if !has_common_history {
-            let (branch, parents) = (BRANCHES[rng.below(BRANCHES.len())], random_depth(&mut rng));
+            // libostree takes a depth of 0 for none, and then looks at the age after all.
+            let (branch, parents) = (BRANCHES[rng.below(BRANCHES.len())], 1 + random_depth(&mut rng));
             args.push(format!("--retain-branch-depth={branch}={parents}"));
             patterns.push((RefPattern::new(branch), Depth::Parents(parents)));
         }
