@@ -5,6 +5,7 @@
 //!   push   server     the two ends of a push
 //!   wire              the protocol between them
 //!   flatpak           what flatpak means
+//!   tree              trees of files that become commits
 //!   sign   repo
 //!   object            knows nobody
 //! treegraft-testkit   knows nobody, and is known by tests and tasks alone
@@ -21,7 +22,7 @@ const TESTKIT: &str = "treegraft-testkit";
 const TASKS: &str = "xtask";
 
 /// What each crate of the workspace may depend on, outside of its tests.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
     (
         "treegraft",
         &[
@@ -30,11 +31,15 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
             "treegraft-wire",
             "treegraft-flatpak",
             "treegraft-sign",
+            "treegraft-tree",
             "treegraft-repo",
             "treegraft-object",
         ],
     ),
-    ("treegraft-push", &["treegraft-wire", "treegraft-flatpak", "treegraft-repo", "treegraft-object"]),
+    (
+        "treegraft-push",
+        &["treegraft-wire", "treegraft-flatpak", "treegraft-tree", "treegraft-repo", "treegraft-object"],
+    ),
     (
         "treegraft-server",
         &["treegraft-wire", "treegraft-flatpak", "treegraft-sign", "treegraft-repo", "treegraft-object"],
@@ -42,6 +47,7 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("treegraft-flatpak", &["treegraft-repo", "treegraft-object"]),
     ("treegraft-wire", &["treegraft-flatpak", "treegraft-object"]),
     ("treegraft-sign", &["treegraft-object"]),
+    ("treegraft-tree", &["treegraft-repo", "treegraft-object"]),
     ("treegraft-repo", &["treegraft-object"]),
     ("treegraft-object", &[]),
     (TESTKIT, &[]),
@@ -49,8 +55,8 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
 ];
 
 /// The crates that are synchronous and know no terminal.
-const SYNCHRONOUS: [&str; 5] =
-    ["treegraft-object", "treegraft-repo", "treegraft-sign", "treegraft-flatpak", "treegraft-wire"];
+const SYNCHRONOUS: [&str; 6] =
+    ["treegraft-object", "treegraft-repo", "treegraft-tree", "treegraft-sign", "treegraft-flatpak", "treegraft-wire"];
 /// What belongs to the asynchronous edge; crates whose name continues one of these with `-` are meant too.
 const ASYNCHRONOUS_LIBRARIES: [&str; 2] = ["tokio", "hyper"];
 /// The crates that talk to a person.

@@ -25,6 +25,7 @@
 
 mod checksum;
 pub mod commit;
+mod content_hasher;
 pub mod detached;
 pub mod dirmeta;
 pub mod dirtree;
@@ -43,6 +44,7 @@ pub mod xattrs;
 
 pub use checksum::{Checksum, CommitId, ContentId, DirMetaId, DirTreeId, ParseChecksumError};
 pub use commit::{Commit, CommitRef};
+pub use content_hasher::ContentHasher;
 pub use dirmeta::DirMeta;
 pub use dirtree::{DirTree, DirTreeRef};
 pub use error::DecodeError;

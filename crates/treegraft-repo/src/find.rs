@@ -79,6 +79,12 @@ pub enum ReadError {
         /// The checksum of its bytes.
         actual: Checksum,
     },
+    /// The file that an object is made from is not what it was when the object got its name.
+    #[error("`{path}` changed after it was read for the first time", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// Something that cannot be an object has an object's path.
     #[error("The object `{name}` is no regular file on disk")]
     FileType {
@@ -126,6 +132,7 @@ impl ReadError {
             Self::Io { .. } | Self::Write { .. } => "io",
             Self::Invalid { source, .. } => source.code(),
             Self::Checksum { .. } => "checksum-mismatch",
+            Self::Changed { .. } => "file-changed",
             Self::FileType { .. } => "file-type",
             Self::NotArchive { .. } => "not-archive",
             Self::TooDeep { .. } => "too-deep",

@@ -98,6 +98,7 @@ pub mod summary;
 mod touched;
 mod transaction;
 mod usage;
+mod xattr;
 
 pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
@@ -117,3 +118,4 @@ pub use staging::{Cleared, Flush, MAX_LEFTOVER_AGE_SECS, Resumed, Staged, Staged
 pub use store::{Content, Listing, Objects};
 pub use transaction::{Committed, MAX_EDITS, Prepared, Transaction, TransactionError};
 pub use usage::{Usage, UsageError};
+pub use xattr::read_xattrs;

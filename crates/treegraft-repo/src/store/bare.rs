@@ -1,12 +1,9 @@
 //! Content objects in the three bare modes.
 
-use std::{
-    io::Read,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::{io::Read, os::fd::AsRawFd};
 
 use rustix::{
-    fs::{AtFlags, FileType, Stat, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, readlinkat, statat},
+    fs::{AtFlags, FileType, Stat, fgetxattr, fstat, readlinkat, statat},
     io::Errno,
 };
 use treegraft_object::{
@@ -14,7 +11,10 @@ use treegraft_object::{
 };
 
 use super::{Content, LooseDir, LoosePath};
-use crate::{Mode, ReadError};
+use crate::{
+    Mode, ReadError,
+    xattr::{file_xattrs, path_xattrs, xattr_value},
+};
 
 /// The extended attribute in which bare-user repositories keep owner, mode and extended attributes: `(uuua(ayay))` with
 /// big-endian numbers.
@@ -22,9 +22,6 @@ const BARE_USER_XATTR: &str = "user.ostreemeta";
 
 /// Bytes of `user.ostreemeta` before the extended attributes: user id, group id, mode.
 const BARE_USER_FIXED_BYTES: usize = 12;
-
-/// Largest value and largest list of names that Linux gives (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
-const MAX_XATTR_BYTES: usize = 64 << 10;
 
 /// Opens an object of a bare repository: owner, mode and extended attributes are those of the file.
 pub(super) fn open_bare(loose: LooseDir<'_>, id: ContentId, ignore_xattrs: bool) -> Result<Option<Content>, ReadError> {
@@ -115,48 +112,8 @@ fn symlink(target: &[u8]) -> Result<FileKind, DecodeError> {
     }
 }
 
-fn file_xattrs(file: impl AsFd) -> Result<Xattrs, Errno> {
-    let names = xattr_value(|buffer| flistxattr(&file, buffer));
-    xattrs(names, |name| xattr_value(|buffer| fgetxattr(&file, name, buffer)))
-}
-
 /// Reads a symlink's extended attributes. No system call takes a directory and a name for it, so the path goes through
 /// the open directory in `/proc`, as libostree does.
 fn symlink_xattrs(loose: LooseDir<'_>, name: ObjectName) -> Result<Xattrs, Errno> {
-    let path = format!("/proc/self/fd/{}/{}", loose.dir().as_raw_fd(), LoosePath::new(name, Mode::Bare).as_str());
-    let names = xattr_value(|buffer| llistxattr(&path, buffer));
-    xattrs(names, |name| xattr_value(|buffer| lgetxattr(&path, name, buffer)))
-}
-
-fn xattrs(names: Result<Vec<u8>, Errno>, value: impl Fn(&[u8]) -> Result<Vec<u8>, Errno>) -> Result<Xattrs, Errno> {
-    let names = match names {
-        Ok(names) => names,
-        Err(Errno::NOTSUP) => return Ok(Xattrs::new()),
-        Err(errno) => return Err(errno),
-    };
-    let mut entries = Vec::new();
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        match value(name) {
-            Ok(value) => entries.push((name.to_vec(), value)),
-            // Removed since it was listed.
-            Err(Errno::NODATA) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(Xattrs::canonical(entries))
-}
-
-/// Calls `read` with a larger buffer until the value fits.
-fn xattr_value(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; 256];
-    loop {
-        match read(&mut buffer) {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(buffer);
-            }
-            Err(Errno::RANGE) if buffer.len() < MAX_XATTR_BYTES => buffer = vec![0; MAX_XATTR_BYTES],
-            Err(errno) => return Err(errno),
-        }
-    }
+    path_xattrs(&format!("/proc/self/fd/{}/{}", loose.dir().as_raw_fd(), LoosePath::new(name, Mode::Bare).as_str()))
 }

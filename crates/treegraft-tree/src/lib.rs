@@ -1,0 +1,33 @@
+//! Trees of files on the way to a commit, without a repository in between.
+//!
+//! ```text
+//! scan         a directory is listed into a Tree: names, owners, modes, extended attributes, symlink targets
+//! TreeObjects  the files of a Tree are hashed on all cores, its dirtrees and dirmetas made: every object has its id
+//! open         content is read again where somebody wants it
+//! ```
+//!
+//! Nothing is compressed, copied or stored before somebody asks for it: of a build of which a server has the most, the most
+//! is hashed and nothing else.
+//!
+//! # Memory
+//!
+//! Content stays where it is. A file costs some 200 bytes, its name included, and hashing a buffer for each thread.
+//!
+//! # Files that change
+//!
+//! A file must look before and after it is hashed as it did when it was listed. Who reads its content later compares the checksum: content is never sent or stored under a name that it does not have any more.
+#![forbid(unsafe_code)]
+
+mod content;
+mod error;
+mod hash;
+mod objects;
+mod scan;
+mod tree;
+
+pub use content::Content;
+pub use error::TreeError;
+pub use hash::{HashOptions, Root};
+pub use objects::TreeObjects;
+pub use scan::{Attributes, Rules, scan};
+pub use tree::{DirIndex, File, Header, Tree};
