@@ -10,7 +10,6 @@
 
 use std::{
     collections::HashSet,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +19,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, task::JoinHandle};
 use treegraft_object::{CommitId, DirTree, ObjectKind, ObjectName};
-use treegraft_repo::{Find, Mode, ReadError, Repo};
+use treegraft_repo::{Find, ReadError};
 use treegraft_wire::{ApiError, GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
 
 use crate::{Client, ClientError, Event, PushError, PushOptions, Reporter, Source, source::read_metadata};
@@ -70,7 +69,7 @@ impl Walk {
     fn start(source: &Arc<Source>, roots: Vec<CommitId>, names_per_batch: usize) -> Self {
         let (sender, batches) = mpsc::channel(WAITING_BATCHES);
         let (source, from) = (Arc::clone(source), roots.clone());
-        let thread = tokio::task::spawn_blocking(move || walk(&source.repo, from, names_per_batch, &sender));
+        let thread = tokio::task::spawn_blocking(move || walk(source.objects.find(), from, names_per_batch, &sender));
         Self { roots, names_per_batch, batches, thread }
     }
 
@@ -127,7 +126,7 @@ fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<
         }
         roots.push(pushed.id);
         let Some(head) = state.head.filter(|_| options.mode == GraftMode::Exact) else { continue };
-        match added_ancestors(&source.repo, pushed.commit.parent, head)? {
+        match added_ancestors(source.objects.find(), pushed.commit.parent, head)? {
             Some(ancestors) => roots.extend(ancestors),
             None if options.force => {}
             None => {
@@ -141,7 +140,7 @@ fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<
 
 /// Returns the commits from `parent` down to the head, or nothing when the head is not among them.
 fn added_ancestors(
-    repo: &Repo,
+    find: &dyn Find,
     mut parent: Option<CommitId>,
     head: CommitId,
 ) -> Result<Option<Vec<CommitId>>, ReadError> {
@@ -151,7 +150,7 @@ fn added_ancestors(
             return Ok(Some(ancestors));
         }
         // Shallow history ends somewhere; whether it reaches the head is for the server to say.
-        let Some(data) = read_metadata(repo, id.into())? else { return Ok(Some(ancestors)) };
+        let Some(data) = read_metadata(find, id.into())? else { return Ok(Some(ancestors)) };
         let commit =
             treegraft_object::Commit::decode(&data).map_err(|source| ReadError::Invalid { name: id.into(), source })?;
         ancestors.push(id);
@@ -165,7 +164,7 @@ type Batch = Vec<ObjectName>;
 
 /// Walks commits and dirtrees, each once, and sends their names in batches.
 fn walk(
-    repo: &Repo,
+    find: &dyn Find,
     roots: Vec<CommitId>,
     names_per_batch: usize,
     batches: &mpsc::Sender<Batch>,
@@ -176,7 +175,7 @@ fn walk(
     let mut metas = HashSet::new();
     for id in roots {
         batch.push(id.into());
-        let commit = repo.commit(id)?;
+        let commit = find.commit(id)?;
         if metas.insert(commit.root_meta) {
             batch.push(commit.root_meta.into());
         }
@@ -186,7 +185,7 @@ fn walk(
     }
     while let Some(id) = trees.pop_front() {
         batch.push(id.into());
-        if let Some(data) = read_metadata(repo, id.into())? {
+        if let Some(data) = read_metadata(find, id.into())? {
             let tree = treegraft_object::DirTreeRef::decode(&data)
                 .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
             trees.extend(tree.dirs.iter().map(|&(_, tree, _)| tree).filter(|tree| seen.insert(*tree)));
@@ -274,7 +273,7 @@ impl Planner<'_> {
             self.enqueue(name)?;
         }
         if name.kind == ObjectKind::DirTree && presence != Presence::Complete {
-            let data = read_metadata(&self.source.repo, name)?.ok_or(PushError::MissingHere { name })?;
+            let data = read_metadata(self.source.objects.find(), name)?.ok_or(PushError::MissingHere { name })?;
             let tree = DirTree::decode(&data).map_err(|source| ReadError::Invalid { name, source })?;
             let files = tree.files.iter().map(|&(_, id)| ObjectName::from(id));
             let metas = tree.dirs.iter().map(|&(_, _, id)| ObjectName::from(id));
@@ -288,8 +287,8 @@ impl Planner<'_> {
     }
 
     fn enqueue(&mut self, name: ObjectName) -> Result<(), PushError> {
-        let bytes = size_here(&self.source.repo, name);
-        if bytes.is_none() && !self.source.repo.has(name)? {
+        let bytes = self.source.objects.size(name);
+        if bytes.is_none() && !self.source.objects.find().has(name)? {
             return Err(PushError::MissingHere { name });
         }
         self.plan.missing_objects += 1;
@@ -298,14 +297,4 @@ impl Planner<'_> {
         let _ = self.queue.send(PlannedObject { name, bytes });
         Ok(())
     }
-}
-
-/// Returns the size of an object as it will be sent, if a look at its file tells: always in archive repositories, and
-/// everywhere for metadata.
-fn size_here(repo: &Repo, name: ObjectName) -> Option<u64> {
-    if repo.mode() != Mode::Archive && name.kind == ObjectKind::File {
-        return None;
-    }
-    let path: PathBuf = repo.path().join(name.loose_path("filez"));
-    path.metadata().ok().map(|metadata| metadata.len())
 }

@@ -208,7 +208,7 @@ fn enqueue_detached_metadata(
             continue;
         }
         let name = ObjectName::commit_meta(pushed.id);
-        let metadata = treegraft_repo::Find::metadata(&source.repo, name)?;
+        let metadata = source.objects.find().metadata(name)?;
         if let Some(data) = metadata.filter(|data| !data.is_empty()) {
             let _ = queue.send(PlannedObject { name, bytes: Some(data.len() as u64) });
         }

@@ -1,10 +1,14 @@
-//! The repository and the refs to push.
+//! What to push: commits, and where their objects are.
 
-use std::{path::Path, str::FromStr};
+use std::{fs::File, io::Write, path::Path, str::FromStr};
 
 use treegraft_flatpak::is_generated_ref;
-use treegraft_object::{Checksum, Commit, CommitId, InvalidName, ObjectName, RefName};
-use treegraft_repo::{Find, OpenError, ReadError, RefError, Repo};
+use treegraft_object::{Checksum, Commit, CommitId, ContentId, InvalidName, ObjectKind, ObjectName, RefName};
+use treegraft_repo::{Find, Mode, OpenError, ReadError, RefError, Repo};
+use treegraft_tree::TreeObjects;
+
+/// zlib's level for files that were never compressed: libostree's default for archive repositories.
+const ZLIB_LEVEL: u32 = 6;
 
 /// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,11 +28,20 @@ impl FromStr for PushRef {
     }
 }
 
-/// A repository with the commits to push.
+/// Commits to push, and where their objects are.
 #[derive(Debug)]
 pub struct Source {
-    pub(crate) repo: Repo,
+    pub(crate) objects: SourceObjects,
     pub(crate) commits: Vec<SourceCommit>,
+}
+
+/// Where the objects of a push are.
+#[derive(Debug)]
+pub(crate) enum SourceObjects {
+    /// In a repository.
+    Repo(Repo),
+    /// In directories that were never committed to one.
+    Trees(TreeObjects),
 }
 
 /// A commit to push.
@@ -105,7 +118,21 @@ impl Source {
             let commit = read_commit(&repo, id).map_err(|source| SourceError::Commit { name, source })?;
             commits.push(SourceCommit { target, id, commit });
         }
-        Ok(Self { repo, commits })
+        Ok(Self { objects: SourceObjects::Repo(repo), commits })
+    }
+
+    /// Takes commits whose objects are all among `objects`, each with its ref on the server.
+    pub fn of_trees(
+        objects: TreeObjects,
+        commits: impl IntoIterator<Item = (RefName, CommitId)>,
+    ) -> Result<Self, SourceError> {
+        let read = |(target, id): (RefName, CommitId)| {
+            let commit =
+                read_commit(&objects, id).map_err(|source| SourceError::Commit { name: target.to_string(), source })?;
+            Ok(SourceCommit { target, id, commit })
+        };
+        let commits = commits.into_iter().map(read).collect::<Result<_, SourceError>>()?;
+        Ok(Self { objects: SourceObjects::Trees(objects), commits })
     }
 
     /// Returns the refs on the server and the commits here.
@@ -114,17 +141,57 @@ impl Source {
     }
 }
 
+impl SourceObjects {
+    /// Returns where objects are looked up.
+    pub(crate) fn find(&self) -> &dyn Find {
+        match self {
+            Self::Repo(repo) => repo,
+            Self::Trees(trees) => trees,
+        }
+    }
+
+    /// Returns the size of an object as it will be sent, if a look tells: for metadata always, for content in archive
+    /// repositories.
+    pub(crate) fn size(&self, name: ObjectName) -> Option<u64> {
+        match self {
+            Self::Repo(repo) if repo.mode() != Mode::Archive && name.kind == ObjectKind::File => None,
+            Self::Repo(repo) => repo.path().join(name.loose_path("filez")).metadata().ok().map(|found| found.len()),
+            Self::Trees(trees) => trees.metadata(name).ok()?.map(|data| data.len() as u64),
+        }
+    }
+
+    /// Opens a content object that a repository stores as it will be sent.
+    pub(crate) fn open_archived(&self, id: ContentId) -> Result<Option<(File, &Repo)>, ReadError> {
+        match self {
+            Self::Repo(repo) => match repo.open_archived(id) {
+                Ok(found) => Ok(found.map(|(file, _)| (file, repo))),
+                Err(ReadError::NotArchive { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+            Self::Trees(_) => Ok(None),
+        }
+    }
+
+    /// Compresses a content object into what will be sent, and verifies it on the way.
+    pub(crate) fn write_archived(&self, id: ContentId, archived: &mut dyn Write) -> Result<(), ReadError> {
+        match self {
+            Self::Repo(repo) => repo.write_archived(id, archived).map(drop),
+            Self::Trees(trees) => trees.write_archived(id, ZLIB_LEVEL, archived).map(drop),
+        }
+    }
+}
+
 /// Reads a metadata object, or nothing when it is absent. One that is damaged is an error.
 ///
 /// What it refers to is looked for by name: a wrong bit would make objects missing that never were there.
-pub(crate) fn read_metadata(repo: &Repo, name: ObjectName) -> Result<Option<Vec<u8>>, ReadError> {
-    let Some(data) = repo.metadata(name)? else { return Ok(None) };
+pub(crate) fn read_metadata(find: &dyn Find, name: ObjectName) -> Result<Option<Vec<u8>>, ReadError> {
+    let Some(data) = find.metadata(name)? else { return Ok(None) };
     let actual = Checksum::of(&data);
     if actual == name.checksum { Ok(Some(data)) } else { Err(ReadError::Checksum { name, actual }) }
 }
 
-fn read_commit(repo: &Repo, id: CommitId) -> Result<Commit, ReadError> {
+fn read_commit(find: &dyn Find, id: CommitId) -> Result<Commit, ReadError> {
     let name = ObjectName::from(id);
-    let data = read_metadata(repo, name)?.ok_or(ReadError::NotFound { name })?;
+    let data = read_metadata(find, name)?.ok_or(ReadError::NotFound { name })?;
     Commit::decode(&data).map_err(|source| ReadError::Invalid { name, source })
 }

@@ -10,13 +10,15 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::{sync::mpsc, task::JoinSet};
 use treegraft_object::{ContentId, ObjectKind};
-use treegraft_repo::{Find, ReadError, Repo};
+use treegraft_repo::ReadError;
 use treegraft_wire::{
     ObjectsAnswer, PushId,
     stream::{self, Batch},
 };
 
-use crate::{Client, ClientError, Event, PlannedObject, PushError, Reporter, Source, push::last_words};
+use crate::{
+    Client, ClientError, Event, PlannedObject, PushError, Reporter, Source, push::last_words, source::SourceObjects,
+};
 
 /// Batches of a stream that wait for HTTP/2: enough that reading and sending overlap.
 const WAITING_BATCHES: usize = 4;
@@ -93,7 +95,7 @@ async fn send_stream(
         let batch = receiver.recv().await?;
         Some((batch.map(Frame::data), receiver))
     });
-    let filling = tokio::task::spawn_blocking(move || fill(&source.repo, &*reporter, first, &queue, &batches));
+    let filling = tokio::task::spawn_blocking(move || fill(&source.objects, &*reporter, first, &queue, &batches));
     let answer: Result<ObjectsAnswer, _> = client.objects(push, Box::pin(body)).await;
     // What the server says explains why the stream could not be filled further, not the other way round. Nothing waits for
     // the thread then: it ends with the request's body, which a server that has answered may leave unread.
@@ -131,7 +133,7 @@ impl From<io::Error> for FillError {
 
 /// Writes objects into a stream until the queue is closed and empty.
 fn fill(
-    repo: &Repo,
+    objects: &SourceObjects,
     reporter: &dyn Reporter,
     first: PlannedObject,
     queue: &Queue,
@@ -153,24 +155,21 @@ fn fill(
         let sent = writer.object(object.name, |out| {
             if object.name.kind == ObjectKind::File {
                 let id = ContentId(object.name.checksum);
-                match repo.open_archived(id) {
-                    Ok(Some((mut file, _))) => out.copy_from(&mut file).map_err(|source| {
+                match objects.open_archived(id).map_err(FillError::Read)? {
+                    Some((mut file, repo)) => out.copy_from(&mut file).map_err(|source| {
                         if is_closed.get() {
                             return FillError::Closed;
                         }
                         FillError::Read(ReadError::Io { path: repo.path_of(id), source })
                     }),
-                    Ok(None) | Err(ReadError::NotArchive { .. }) => {
-                        repo.write_archived(id, out).map(drop).map_err(|error| match error {
-                            ReadError::Write { .. } => FillError::Closed,
-                            error => FillError::Read(error),
-                        })
-                    }
-                    Err(error) => Err(FillError::Read(error)),
+                    None => objects.write_archived(id, out).map_err(|error| match error {
+                        ReadError::Write { .. } => FillError::Closed,
+                        error => FillError::Read(error),
+                    }),
                 }
             } else {
                 let name = object.name;
-                let data = repo.metadata(name).map_err(FillError::Read)?;
+                let data = objects.find().metadata(name).map_err(FillError::Read)?;
                 let data = data.ok_or(FillError::Read(ReadError::NotFound { name }))?;
                 io::Write::write_all(out, &data).map_err(FillError::from)
             }
