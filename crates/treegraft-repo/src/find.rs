@@ -121,6 +121,8 @@ impl ReadError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Io { source, .. } | Self::Write { source, .. } => is_temporary(source),
+            // It has to be hashed again, which the next try does.
+            Self::Changed { .. } => true,
             _ => false,
         }
     }

@@ -23,6 +23,7 @@ pub(crate) mod refs;
 pub(crate) mod shell;
 pub(crate) mod show;
 pub(crate) mod summary;
+pub(crate) mod tree;
 
 /// Runs a command.
 pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit, CommandError> {

@@ -14,6 +14,7 @@ use treegraft_repo::{
 use treegraft_server::{
     PruneError, ReceiverError, ServeError, config::ConfigError, ostree_receive::OstreeReceiveError,
 };
+use treegraft_tree::TreeError;
 use treegraft_wire::ApiError;
 
 use super::CommandError;
@@ -63,6 +64,12 @@ impl From<ReadError> for CommandError {
             _ => None,
         };
         Self::user_or_temporary(error.is_temporary(), error).hints_from(hint)
+    }
+}
+
+impl From<TreeError> for CommandError {
+    fn from(error: TreeError) -> Self {
+        Self::user_or_temporary(error.is_temporary(), error)
     }
 }
 

@@ -15,7 +15,7 @@ use treegraft_push::{Attempt, Destination, Outcome, PushOptions, Source};
 use treegraft_repo::{Find, Repo, fsck, summary};
 use treegraft_sign::{Ed25519Key, ed25519};
 
-use super::push::{carry, report::Finished};
+use super::push::{awaited::Awaited, carry, report::Finished};
 use crate::{
     cli::GlobalArgs,
     environment::random_bytes,
@@ -157,7 +157,7 @@ impl Stage<'_> {
         let quiet = Ui::new(Format::Text, crate::ui::Verbosity::Quiet, self.ui.environment());
         let progress: Arc<PushProgress> = PushProgress::start(quiet, path.display().to_string());
         let receiver = carry::local_receiver(&path, Some(&config))?;
-        let (source, attempt) = (Arc::new(source), Attempt::only(progress));
+        let (source, attempt) = (Awaited::ready(source), Attempt::only(progress));
         let outcome = runtime::start()?.block_on(carry::push_locally(&receiver, &source, &options, &attempt))?;
         let destination = Destination::Local(path);
         Finished { destination: &destination, options: &options, outcome: &outcome, took: started.elapsed() }

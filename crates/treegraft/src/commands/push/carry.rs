@@ -8,8 +8,10 @@ use treegraft_push::{
     carrier::ssh::SshError,
     retry::{self, Failure, GaveUp},
 };
+use treegraft_repo::ReadError;
 use treegraft_server::{Receiver, rights::Caller, serve_connection};
 
+use super::awaited::Awaited;
 use crate::{
     clock::{self, RealTime},
     environment,
@@ -33,14 +35,15 @@ pub(crate) fn local_receiver(path: &Path, config: Option<&Path>) -> Result<Arc<R
 /// Pushes to a receiver in this process.
 pub(crate) async fn push_locally(
     receiver: &Arc<Receiver>,
-    source: &Arc<Source>,
+    source: &Awaited,
     options: &PushOptions,
     attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
+    let made = source.get().await?;
     let (here, there) = tokio::io::duplex(LOCAL_PIPE_BYTES);
     let server = tokio::spawn(serve_connection(Arc::clone(receiver), there));
     let client = Client::connect(here).await?;
-    let result = attempt.push(&client, Arc::clone(source), options).await;
+    let result = push(attempt, &client, source, made, options).await;
     // The receiver ends with the connection and gives up its locks; how the connection ends is of no interest any more.
     drop(client);
     let _ = server.await;
@@ -48,17 +51,34 @@ pub(crate) async fn push_locally(
     Ok(result?)
 }
 
+/// Pushes once. Files that have changed since they were hashed are hashed again for the next try.
+async fn push(
+    attempt: &Attempt,
+    client: &Client,
+    source: &Awaited,
+    made: Arc<Source>,
+    options: &PushOptions,
+) -> Result<Outcome, PushError> {
+    let result = attempt.push(client, made, options).await;
+    if matches!(result, Err(PushError::Read(ReadError::Changed { .. }))) {
+        source.forget().await;
+    }
+    result
+}
+
 /// Pushes to `treegraft receive` behind ssh.
 pub(crate) async fn push_over_ssh(
     target: &SshTarget,
     ssh: &SshOptions,
-    source: &Arc<Source>,
+    source: &Awaited,
     options: &PushOptions,
     attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
     let (carrier, stream) = SshCarrier::start(target, ssh, attempt.reporter())?;
+    // ssh logs in meanwhile.
+    let made = source.get().await?;
     let result = match Client::connect(stream).await {
-        Ok(client) => attempt.push(&client, Arc::clone(source), options).await,
+        Ok(client) => push(attempt, &client, source, made, options).await,
         Err(error) => Err(error.into()),
     };
     match result {

@@ -2,24 +2,31 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use treegraft_flatpak::{AppId, GraftOptions};
-use treegraft_object::CollectionId;
+use treegraft_object::{CollectionId, RefName};
 use treegraft_push::{Destination, PushOptions, PushRef, RetryPolicy, Source, SshOptions};
+use treegraft_tree::HashOptions;
 use treegraft_wire::{GraftMode, Purpose};
 
+use super::tree::{
+    Made,
+    plain::{PlainTreeArgs, Words},
+};
 use crate::{
     cli::GlobalArgs, clock, environment, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui,
 };
 
+pub(crate) mod awaited;
 pub(crate) mod carry;
 pub(crate) mod report;
 mod ssh;
+
+use awaited::Awaited;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,9 +57,8 @@ pub(crate) struct PushArgs {
     /// Repository to push to: `PATH`, `USER@HOST:PATH` or `ssh://USER@HOST:PORT/PATH`
     #[arg(value_name = "DEST")]
     destination: String,
-    /// Refs to push [default: all]
-    #[arg(value_name = "REF[:TARGET]")]
-    refs: Vec<PushRef>,
+    #[command(flatten)]
+    source: SourceArgs,
 
     /// Publish the commit as it is; the ref's head must be among its ancestors
     #[arg(long)]
@@ -82,6 +88,19 @@ pub(crate) struct PushArgs {
     graft: GraftArgs,
     #[command(flatten)]
     ssh: ssh::SshArgs,
+}
+
+/// What is pushed.
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// Refs to push [default: all]
+    #[arg(value_name = "REF[:TARGET]", conflicts_with = "tree")]
+    refs: Vec<PushRef>,
+    #[command(flatten)]
+    tree: PlainTreeArgs,
+    /// Ref on the server for the directory
+    #[arg(long, value_name = "REF", requires = "tree", help_heading = "A directory instead of a repository")]
+    branch: Option<RefName>,
 }
 
 /// What the new commits say differently from the pushed ones.
@@ -156,11 +175,6 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     };
     options.streams = args.streams.unwrap_or(options.streams);
 
-    let source = Source::open(global.repo_path(), &args.refs)?;
-    for (name, _) in source.refs() {
-        options.graft.check(name).map_err(CommandError::usage)?;
-    }
-    let source = Arc::new(source);
     let policy = RetryPolicy {
         max_retries: args.retries,
         max_time: Duration::from_secs(args.retry_for),
@@ -169,6 +183,9 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     let started = Instant::now();
     let progress = PushProgress::start(ui, destination.to_string());
     let runtime = runtime::start()?;
+    let context = runtime.enter();
+    let source = find_source(global, args.source, &options)?;
+    drop(context);
     let outcome = match &destination {
         Destination::Local(path) => {
             let receiver = carry::local_receiver(path, args.config.as_deref())?;
@@ -186,6 +203,28 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     report::Finished { destination: &destination, options: &options, outcome: &outcome, took: started.elapsed() }
         .write(ui)?;
     Ok(Exit::Done)
+}
+
+/// Opens the repository to push from, or begins to hash what was never committed to one.
+fn find_source(global: &GlobalArgs, args: SourceArgs, options: &PushOptions) -> Result<Awaited, CommandError> {
+    let SourceArgs { refs, tree, branch } = args;
+    if tree.is_given() {
+        global.refuse_repo("`--tree` names what is pushed")?;
+        let branch = branch.ok_or_else(|| {
+            CommandError::usage("`--tree` needs a ref").hint("name the ref on the server with `--branch REF`")
+        })?;
+        options.graft.check(&branch).map_err(CommandError::usage)?;
+        let words = Words::of(&options.graft);
+        return Ok(Awaited::start(move || {
+            let Made { objects, commits } = tree.make(&branch, &words, HashOptions::default())?;
+            Ok(Source::of_trees(objects, commits)?)
+        }));
+    }
+    let source = Source::open(global.repo_path(), &refs)?;
+    for (name, _) in source.refs() {
+        options.graft.check(name).map_err(CommandError::usage)?;
+    }
+    Ok(Awaited::ready(source))
 }
 
 /// Reads `now`, seconds since 1970, or a date.
