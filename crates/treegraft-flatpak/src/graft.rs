@@ -17,8 +17,8 @@
 //! | all other keys of the pushed commit | untouched and in their order, but for those that an option replaces       |
 //! | `ostree.endoflife`, `ostree.endoflife-rebase`, `xa.token-type`, `xa.subsets` | from the options, if given       |
 //!
-//! For every other ref, the pushed commit's keys stay where they are. `ostree.ref-binding` and
-//! `ostree.collection-binding` are replaced in place, or follow at the end, in this order, where they were absent. The
+//! For every other ref, the pushed commit's keys stay where they are. `ostree.ref-binding` (the ref, and those that an option
+//! adds, sorted as `ostree commit --bind-ref` does it) and `ostree.collection-binding` are replaced in place, or follow at the end, in this order, where they were absent. The
 //! bindings of another repository do not survive: without a collection id of the server's there is no collection binding,
 //! and `ostree.collection-refs-binding`, which Flatpak alone reads, is removed.
 
@@ -33,7 +33,8 @@ use crate::options::{GraftOptions, OptionError};
 
 const COLLECTION_BINDING: &str = "ostree.collection-binding";
 const COLLECTION_REFS_BINDING: &str = "ostree.collection-refs-binding";
-const REF_BINDING: &str = "ostree.ref-binding";
+/// Key of a commit's metadata: the refs that it may be published as.
+pub const REF_BINDING: &str = "ostree.ref-binding";
 const END_OF_LIFE: &str = "ostree.endoflife";
 const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
 const REF: &str = "xa.ref";
@@ -155,7 +156,10 @@ pub fn graft(
 fn plain_metadata(source: &Dict, target: &GraftTarget, options: &GraftOptions) -> Dict {
     let mut metadata = source.clone();
     metadata.remove(COLLECTION_REFS_BINDING);
-    metadata.set(REF_BINDING, Variant::strings([&target.ref_name]));
+    let mut bindings: Vec<&RefName> = options.bind_refs.iter().chain([&target.ref_name]).collect();
+    bindings.sort();
+    bindings.dedup();
+    metadata.set(REF_BINDING, Variant::strings(bindings));
     match &target.collection_id {
         Some(id) => metadata.set(COLLECTION_BINDING, Variant::string(id.as_str())),
         None => drop(metadata.remove(COLLECTION_BINDING)),

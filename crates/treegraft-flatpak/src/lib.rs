@@ -19,7 +19,7 @@ pub mod process;
 pub mod size;
 pub mod update_repo;
 
-pub use graft::{GraftError, GraftTarget, SUBSETS, TOKEN_TYPE, graft};
+pub use graft::{GraftError, GraftTarget, REF_BINDING, SUBSETS, TOKEN_TYPE, graft};
 pub use names::{AppId, FlatpakKind, FlatpakRef, InvalidFlatpakName, is_flatpak_ref, is_generated_ref};
 pub use options::{GraftOptions, OptionError};
 pub use size::{DownloadSizes, KnownSizes, SizeError, download_size};

@@ -28,6 +28,9 @@ pub const MAX_SUBSET_BYTES: usize = 64;
 /// Most further collection ids: each adds a ref in `refs/mirrors` for every ref of the push.
 pub const MAX_EXTRA_COLLECTION_IDS: usize = 32;
 
+/// Most further refs that a commit is bound to: every client downloads their names with the commit.
+pub const MAX_BIND_REFS: usize = 64;
+
 /// Latest time of a commit, in seconds since 1970: the end of the year 9999, behind which `GLib` has no dates
 /// and `ostree log` fails.
 pub const MAX_TIMESTAMP_SECS: u64 = 253_402_300_799;
@@ -62,6 +65,9 @@ pub struct GraftOptions {
     /// The subsets of the repository that the commit belongs to; a single empty one takes the pushed commit's away.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub subsets: Vec<String>,
+    /// Further refs that the commit may be published as (`ostree.ref-binding`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bind_refs: Vec<RefName>,
 }
 
 /// An option that cannot be followed.
@@ -70,6 +76,14 @@ pub enum OptionError {
     /// The option means something to Flatpak alone, and the ref is none of Flatpak's.
     #[error("`{option}` is for Flatpak's refs alone (`app/…` and `runtime/…`), and `{ref_name}` is none")]
     NotForRef {
+        /// The option.
+        option: &'static str,
+        /// The ref.
+        ref_name: RefName,
+    },
+    /// The option means something for refs that are none of Flatpak's.
+    #[error("`{option}` is not for Flatpak's refs (`app/…` and `runtime/…`), and `{ref_name}` is one")]
+    NotForFlatpakRef {
         /// The option.
         option: &'static str,
         /// The ref.
@@ -127,7 +141,7 @@ impl OptionError {
     /// Returns a stable word for the kind of the error.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::NotForRef { .. } => "option-not-for-ref",
+            Self::NotForRef { .. } | Self::NotForFlatpakRef { .. } => "option-not-for-ref",
             Self::TooLong { .. } => "option-too-long",
             Self::Nul { .. } => "option-has-nul",
             Self::TooMany { .. } => "option-too-many",
@@ -170,6 +184,14 @@ impl GraftOptions {
             if count > 0 && !has_flatpak_prefix {
                 return Err(OptionError::NotForRef { option, ref_name: ref_name.clone() });
             }
+        }
+        let (option, count) = ("bind_refs", self.bind_refs.len());
+        if count > MAX_BIND_REFS {
+            return Err(OptionError::TooMany { option, count, max_count: MAX_BIND_REFS });
+        }
+        // A client of Flatpak's knows an app by its one ref.
+        if count > 0 && has_flatpak_prefix {
+            return Err(OptionError::NotForFlatpakRef { option, ref_name: ref_name.clone() });
         }
         self.subsets.iter().filter(|subset| !subset.is_empty()).try_for_each(|subset| check_subset(subset))
     }
@@ -281,6 +303,9 @@ mod tests {
             assert_eq!(options.check(&os), Err(expected), "`{option}` has no meaning for an operating system's ref");
             assert_eq!(options.check(&app()), Ok(()), "`{option}` has one for an app's");
         }
+        let bound = GraftOptions { bind_refs: vec![os.clone()], ..none() };
+        assert_eq!(code(&bound, &app()), "option-not-for-ref", "an app has one ref");
+        assert_eq!(bound.check(&os), Ok(()), "an operating system may have several");
         let end = GraftOptions { end_of_life: Some("gone".to_owned()), ..none() };
         assert_eq!(end.check(&os), Ok(()), "the reason for an end of life is OSTree's own key");
     }

@@ -124,6 +124,16 @@ fn options_replace_texts_and_the_end_of_life() {
 }
 
 #[test]
+fn further_refs_are_bound_in_order() {
+    let source = commit(Dict::new());
+    let names = ["os/x86_64/testing", "a", "os/x86_64/stable", "a"].map(|name| RefName::new(name).expect("a ref"));
+    let options = GraftOptions { bind_refs: names.to_vec(), ..GraftOptions::default() };
+    let made = graft(&source, source.id(), &target(None), &options).expect("a valid graft");
+    let bound = made.metadata.get("ostree.ref-binding").and_then(Variant::as_strings);
+    assert_eq!(bound, Some(vec!["a", "os/x86_64/stable", "os/x86_64/testing"]), "sorted, each once");
+}
+
+#[test]
 fn what_cannot_be_grafted_is_refused() {
     let plain = GraftOptions::default();
     let source = commit(Dict::new());

@@ -1,8 +1,8 @@
 //! What may become of a ref: the caller's rights and the server's settings against what a push asks for.
 
 use jiff::Timestamp;
-use treegraft_flatpak::{FlatpakRef, GraftOptions, SUBSETS, TOKEN_TYPE, is_flatpak_ref, is_generated_ref};
-use treegraft_object::{Commit, CommitId, RefName};
+use treegraft_flatpak::{FlatpakRef, GraftOptions, REF_BINDING, SUBSETS, TOKEN_TYPE, is_flatpak_ref, is_generated_ref};
+use treegraft_object::{Commit, CommitId, RefName, gvariant::Variant};
 use treegraft_repo::{Find, ReadError};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefChange, RefOffer, RetriedOffer, Verdict};
 
@@ -113,7 +113,20 @@ fn check_rights(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> {
         (Action::TokenType, graft.token_type.is_some()),
     ];
     let rights = receiver.rights();
-    asked.iter().filter(|(_, is_asked)| *is_asked).try_for_each(|(action, _)| rights.demand(&offer.name, *action))
+    asked.iter().filter(|(_, is_asked)| *is_asked).try_for_each(|(action, _)| rights.demand(&offer.name, *action))?;
+    // A commit that is bound to a ref passes for it wherever a client meets it.
+    graft.bind_refs.iter().try_for_each(|name| rights.demand(name, Action::Rebase))
+}
+
+/// Refuses a commit that keeps its bindings and has one to a ref that its pusher may not write.
+fn check_kept_bindings(receiver: &Receiver, offer: &RefOffer, commit: &Commit) -> Result<(), ApiError> {
+    let bound = commit.metadata.get(REF_BINDING).and_then(Variant::as_strings).unwrap_or_default();
+    for name in bound.into_iter().filter(|name| *name != offer.name.as_str()) {
+        // What is no name is nobody's ref.
+        let Ok(name) = RefName::new(name) else { continue };
+        receiver.rights().demand(&name, Action::Exact)?;
+    }
+    Ok(())
 }
 
 /// Refuses a commit that would change what its pusher has no right to change: it could say itself what the options say.
@@ -125,7 +138,13 @@ fn check_kept_metadata(
     head: Option<&Commit>,
     commit: Option<&Commit>,
 ) -> Result<(), ApiError> {
-    let Some(commit) = commit.filter(|_| is_flatpak_ref(&offer.name)) else { return Ok(()) };
+    let Some(commit) = commit else { return Ok(()) };
+    if offer.mode == GraftMode::Exact {
+        check_kept_bindings(receiver, offer, commit)?;
+    }
+    if !is_flatpak_ref(&offer.name) {
+        return Ok(());
+    }
     let options = &offer.graft;
     let kept = [
         (Action::Subsets, SUBSETS, options.subsets.is_empty()),

@@ -380,6 +380,44 @@ async fn what_a_commit_says_counts_and_not_what_is_said_about_it() {
     }
 }
 
+/// A commit that is bound to a ref passes for that ref's own wherever a client meets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_bound_to_no_ref_that_its_pusher_may_not_write() {
+    let (place, config) = place_of("stable");
+    let settings = config.settings(&place.path("stable"));
+    let binding = |names: &[&str]| {
+        let mut metadata = Dict::new();
+        metadata.set("ostree.ref-binding", Variant::strings(names));
+        metadata
+    };
+    for (key, name, mode, bound, is_allowed) in [
+        ("unknown", "os/testing", "rebase", "os/other", true),
+        ("unknown", "os/testing", "rebase", "app/org.gnome.Maps/x86_64/stable", false),
+        ("release", "os/testing", "rebase", "app/org.gnome.Maps/x86_64/stable", true),
+        ("kde-ci", "app/org.kde.Kate/x86_64/stable", "exact", "app/org.kde.Kate/x86_64/beta", true),
+        ("kde-ci", "app/org.kde.Kate/x86_64/stable", "exact", "os/testing", false),
+    ] {
+        let wire = Wire::connect(receiver(&place, "stable", settings.clone(), caller(key))).await;
+        let is_exact = mode == "exact";
+        let metadata = if is_exact { binding(&[name, bound]) } else { Dict::new() };
+        let parent = place.head_of("stable", name).filter(|_| is_exact);
+        let serial = format!("{key} {bound}");
+        let mut pushed = commit_of(name, &serial, metadata, 1_000_001, parent);
+        pushed.offer["mode"] = json!(mode);
+        if !is_exact {
+            pushed.offer["graft"] = json!({ "bind_refs": [bound] });
+        }
+        let before = place.head_of("stable", name);
+        let result = attempt(&wire, &pushed).await;
+        let case = format!("`{key}` binds `{name}` to `{bound}` with `{mode}`: {result:?}");
+        assert_eq!(result.is_ok(), is_allowed, "{case}");
+        if let Err(error) = result {
+            assert_eq!(error.code, ErrorCode::NotAllowed, "{case}");
+            assert_eq!(place.head_of("stable", name), before, "nothing has moved");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_of_a_rule_hold_for_what_is_sent_and_for_what_is_published() {
     let place = Place::new();

@@ -131,6 +131,9 @@ struct GraftArgs {
     /// Subset of the repository that the commits belong to
     #[arg(long, value_name = "SUBSET", conflicts_with = "exact")]
     subset: Vec<String>,
+    /// Further ref that the commits may be published as
+    #[arg(long, value_name = "REF", conflicts_with = "exact")]
+    bind_ref: Vec<RefName>,
 }
 
 impl From<GraftArgs> for GraftOptions {
@@ -144,6 +147,7 @@ impl From<GraftArgs> for GraftOptions {
             token_type: args.token_type,
             extra_collection_ids: args.extra_collection_id,
             subsets: args.subset,
+            bind_refs: args.bind_ref,
         }
     }
 }
