@@ -47,3 +47,5 @@ mod signed;
 mod source;
 #[path = "push/storage.rs"]
 mod storage;
+#[path = "push/tree.rs"]
+mod tree;

@@ -72,10 +72,22 @@ impl Site {
 
     /// Returns the command of a push to the server's repository on this machine.
     pub(crate) fn push_local_command(&self, worker: &Path, args: &[&str]) -> std::process::Command {
-        let mut command = self.env.command(TREEGRAFT);
-        command.arg("push").arg("--config").arg(&self.config).arg("--repo").arg(worker).arg(ONE_TRY);
-        command.arg(&self.server).args(args);
+        let mut command = self.push_unstored_command(args);
+        command.arg("--repo").arg(worker);
         command
+    }
+
+    /// Returns the command of a push of something else than a repository, which the arguments name.
+    pub(crate) fn push_unstored_command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = self.env.command(TREEGRAFT);
+        command.arg("push").arg("--config").arg(&self.config).arg(ONE_TRY).arg(&self.server).args(args);
+        command
+    }
+
+    /// Pushes something else than a repository to the server's repository on this machine.
+    #[must_use]
+    pub(crate) fn push_unstored(&self, args: &[&str]) -> Run {
+        Run::of(&mut self.push_unstored_command(args))
     }
 
     /// Pushes through ssh. The far side runs the same program with the server's configuration.
@@ -98,9 +110,15 @@ impl Site {
         worker: &Path,
         args: &[&str],
     ) -> std::process::Command {
+        let mut command = self.push_unstored_ssh_command(sshd, port, args);
+        command.arg("--repo").arg(worker);
+        command
+    }
+
+    /// Returns the command of a push through ssh of something else than a repository.
+    pub(crate) fn push_unstored_ssh_command(&self, sshd: &Sshd, port: u16, args: &[&str]) -> std::process::Command {
         let mut command = self.env.command(TREEGRAFT);
-        command.arg("push").arg("--repo").arg(worker).arg(ONE_TRY);
-        command.arg("-F").arg(sshd.client_config()).args(["-p", &port.to_string()]);
+        command.arg("push").arg(ONE_TRY).arg("-F").arg(sshd.client_config()).args(["-p", &port.to_string()]);
         command.arg("--remote-command").arg(self.remote_command());
         command.arg(format!("{}:{}", sshd.host(), self.server.display())).args(args);
         command
