@@ -92,6 +92,7 @@ impl Drop for Display {
 /// What is known of a push while it runs. Written by several threads, read by the display.
 #[derive(Debug, Default)]
 struct Counters {
+    hashed_bytes: AtomicU64,
     compared: AtomicU64,
     found_objects: AtomicU64,
     found_bytes: AtomicU64,
@@ -142,6 +143,9 @@ impl Counters {
     /// Writes `921 of 1,204 objects, 46.0 of 92.6 MB, 11.3 MB/s, 28,261 already there`.
     fn write(&self, out: &mut dyn Write) -> fmt::Result {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        if read(&self.compared) == 0 && read(&self.hashed_bytes) > 0 {
+            return write!(out, "Hashing, {} up to now", human::bytes(read(&self.hashed_bytes)));
+        }
         let (found, sent) = (read(&self.found_objects), read(&self.sent_objects));
         let more = if self.is_planned.load(Ordering::Relaxed) { "" } else { "+" };
         let (sent_bytes, found_bytes) = (read(&self.sent_bytes), read(&self.found_bytes));
@@ -163,7 +167,7 @@ pub(crate) struct PushProgress {
     output: Output,
     counters: Arc<Counters>,
     destination: String,
-    is_opened: AtomicBool,
+    may_draw: AtomicBool,
 }
 
 impl PushProgress {
@@ -179,12 +183,35 @@ impl PushProgress {
                 }
             },
         );
-        Arc::new(Self { ui, output: Output::new(ui, style), counters, destination, is_opened: AtomicBool::new(false) })
+        Arc::new(Self { ui, output: Output::new(ui, style), counters, destination, may_draw: AtomicBool::new(false) })
     }
 
-    /// Tells whether the server has answered at all.
-    pub(crate) fn is_opened(&self) -> bool {
-        self.is_opened.load(Ordering::Relaxed)
+    /// Tells whether nobody asks for a password on the same terminal any more.
+    fn may_draw(&self) -> bool {
+        self.may_draw.load(Ordering::Relaxed)
+    }
+
+    /// Lets the display be drawn although no server has answered: there is none that may ask for a password.
+    pub(crate) fn needs_no_login(&self) {
+        self.may_draw.store(true, Ordering::Relaxed);
+    }
+
+    /// Hears that more bytes of a directory were hashed.
+    pub(crate) fn hashing(&self, bytes: u64) {
+        Counters::add(&self.counters.hashed_bytes, bytes);
+        if let Output::Display(display) = &self.output
+            && self.may_draw()
+        {
+            display.touch();
+        }
+    }
+
+    /// Hears that a directory is hashed.
+    pub(crate) fn hashed(&self, files: u64) {
+        self.phase(|| {
+            let bytes = self.counters.hashed_bytes.load(Ordering::Relaxed);
+            format!("Hashed {}, {}", human::things(files, "file"), human::bytes(bytes))
+        });
     }
 
     /// Writes a line that stays.
@@ -209,7 +236,7 @@ impl PushProgress {
     }
 
     fn opened(&self, answer: &OpenAnswer) {
-        self.is_opened.store(true, Ordering::Relaxed);
+        self.may_draw.store(true, Ordering::Relaxed);
         self.counters.is_publishing.store(false, Ordering::Relaxed);
         let to_publish = answer.refs.iter().filter(|state| state.verdict == Verdict::Publish).count() as u64;
         self.phase(|| {
@@ -276,7 +303,7 @@ impl PushProgress {
 
     fn waiting(&self, waiting: &Waiting) {
         // Nobody asks for a password any more.
-        self.is_opened.store(true, Ordering::Relaxed);
+        self.may_draw.store(true, Ordering::Relaxed);
         // Nothing is counted before the push is open.
         self.counters.is_publishing.store(true, Ordering::Relaxed);
         self.message(waiting_for(waiting));
@@ -305,7 +332,7 @@ impl Reporter for PushProgress {
         }
         // Before the server has answered, ssh may ask for a password on the same terminal.
         if let Output::Display(display) = &self.output
-            && self.is_opened()
+            && self.may_draw()
         {
             display.touch();
         }

@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -186,9 +187,12 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     };
     let started = Instant::now();
     let progress = PushProgress::start(ui, destination.to_string());
+    if matches!(destination, Destination::Local(_)) {
+        progress.needs_no_login();
+    }
     let runtime = runtime::start()?;
     let context = runtime.enter();
-    let source = find_source(global, args.source, &options)?;
+    let source = find_source(global, args.source, &options, &progress)?;
     drop(context);
     let outcome = match &destination {
         Destination::Local(path) => {
@@ -210,7 +214,12 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
 }
 
 /// Opens the repository to push from, or begins to hash what was never committed to one.
-fn find_source(global: &GlobalArgs, args: SourceArgs, options: &PushOptions) -> Result<Awaited, CommandError> {
+fn find_source(
+    global: &GlobalArgs,
+    args: SourceArgs,
+    options: &PushOptions,
+    progress: &Arc<PushProgress>,
+) -> Result<Awaited, CommandError> {
     let SourceArgs { refs, tree, branch } = args;
     if tree.is_given() {
         global.refuse_repo("`--tree` names what is pushed")?;
@@ -219,8 +228,11 @@ fn find_source(global: &GlobalArgs, args: SourceArgs, options: &PushOptions) -> 
         })?;
         options.graft.check(&branch).map_err(CommandError::usage)?;
         let words = Words::of(&options.graft);
+        let progress = Arc::clone(progress);
         return Ok(Awaited::start(move || {
-            let Made { objects, commits } = tree.make(&branch, &words, HashOptions::default())?;
+            let hash = HashOptions { progress: &|bytes| progress.hashing(bytes), ..HashOptions::default() };
+            let Made { objects, commits } = tree.make(&branch, &words, hash)?;
+            progress.hashed(objects.files().count() as u64);
             Ok(Source::of_trees(objects, commits)?)
         }));
     }
