@@ -7,8 +7,9 @@ use treegraft_object::{Checksum, Commit, CommitId, ContentId, InvalidName, Objec
 use treegraft_repo::{Find, Mode, OpenError, ReadError, RefError, Repo};
 use treegraft_tree::TreeObjects;
 
-/// zlib's level for files that were never compressed: libostree's default for archive repositories.
-const ZLIB_LEVEL: u32 = 6;
+/// zlib's level for files that were never compressed. The result is 2 % larger than what libostree's default, the 6 of the
+/// original zlib, gives for the binaries of a distribution, in a third of the time; the 6 of zlib-rs would save 0.2 %.
+const ZLIB_LEVEL: u32 = 5;
 
 /// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
 #[derive(Debug, Clone, PartialEq, Eq)]
