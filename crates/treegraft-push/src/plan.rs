@@ -235,8 +235,8 @@ impl Planner<'_> {
                         self.take(name, presence)?;
                     }
                     while self.pending.len() >= self.names_per_question {
-                        let rest = self.pending.split_off(self.names_per_question);
-                        let full = std::mem::replace(&mut self.pending, rest);
+                        // From the end: what is split off has no room for more, what stays has.
+                        let full = self.pending.split_off(self.pending.len() - self.names_per_question);
                         questions.push(self.ask(full));
                     }
                     // Nothing else will fill it soon: better a small question now than an idle link.

@@ -54,22 +54,14 @@ impl TreeObjects {
     ///
     /// Files that are linked to others, of this tree or of one that was added before, are read once.
     pub fn add(&mut self, tree: Tree, options: HashOptions<'_>) -> Result<Root, TreeError> {
-        let names = names(&tree);
-        let ids = self.hash_files(&tree, &names, options)?;
+        let ids = self.hash_files(&tree, options)?;
         let root = self.make_dirs(&tree, &ids)?;
-        for ((file, id), name) in tree.files.into_iter().zip(ids).zip(names) {
-            self.put_file(id, name, file);
-        }
+        self.put_files(tree.files, ids);
         Ok(root)
     }
 
     /// Returns the id of each file.
-    fn hash_files(
-        &mut self,
-        tree: &Tree,
-        names: &[Box<str>],
-        options: HashOptions<'_>,
-    ) -> Result<Vec<ContentId>, TreeError> {
+    fn hash_files(&mut self, tree: &Tree, options: HashOptions<'_>) -> Result<Vec<ContentId>, TreeError> {
         let mut ids: Vec<Option<ContentId>> = vec![None; tree.files.len()];
         let mut first_of: HashMap<Inode, usize> = HashMap::new();
         let mut work = Vec::new();
@@ -83,7 +75,7 @@ impl TreeObjects {
         }
         // The largest first, so that no thread begins with one when the others are done.
         work.sort_by_key(|&index| std::cmp::Reverse(tree.files[index].content_bytes));
-        for (index, id) in hash_all(tree, names, &work, options)? {
+        for (index, id) in hash_all(&tree.files, &work, options)? {
             ids[index] = Some(id);
         }
         self.linked.extend(first_of.iter().filter_map(|(&inode, &index)| Some((inode, ids[index]?))));
@@ -140,27 +132,11 @@ impl TreeObjects {
 
 /// Returns what identifies a file that has several names.
 fn linked_inode(file: &File) -> Option<Inode> {
-    let stamp = file.stamp.filter(|stamp| stamp.links > 1)?;
+    let stamp = file.stamp.filter(|stamp| stamp.has_links)?;
     Some((stamp.device, stamp.inode, file.header.checksum))
 }
 
-/// Returns the name of each file.
-fn names(tree: &Tree) -> Vec<Box<str>> {
-    let mut names: Vec<Box<str>> = vec![Box::default(); tree.files.len()];
-    for (name, entry) in tree.dirs.iter().flat_map(|dir| &dir.entries) {
-        if let Entry::File(FileIndex(index)) = entry {
-            names[*index as usize] = name.clone();
-        }
-    }
-    names
-}
-
-fn hash_all(
-    tree: &Tree,
-    names: &[Box<str>],
-    work: &[usize],
-    options: HashOptions<'_>,
-) -> Result<Vec<(usize, ContentId)>, TreeError> {
+fn hash_all(files: &[File], work: &[usize], options: HashOptions<'_>) -> Result<Vec<(usize, ContentId)>, TreeError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads }.clamp(1, work.len().max(1));
     let next = AtomicUsize::new(0);
@@ -169,7 +145,7 @@ fn hash_all(
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut hashed = Vec::new();
         while let Some(&index) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match hash(&tree.files[index], &names[index], &mut buffer, options.progress) {
+            match hash(&files[index], &mut buffer, options.progress) {
                 Ok(id) => hashed.push((index, id)),
                 Err(error) => {
                     next.store(work.len(), Ordering::Relaxed);
@@ -194,12 +170,12 @@ fn hash_all(
 }
 
 /// Hashes one file, which must be as it was listed, before and after.
-fn hash(file: &File, name: &str, buffer: &mut [u8], progress: &dyn Fn(u64)) -> Result<ContentId, TreeError> {
-    let fail = |source| TreeError::Io { path: file.content.path(name), source };
-    let changed = || TreeError::Changed { path: file.content.path(name) };
+fn hash(file: &File, buffer: &mut [u8], progress: &dyn Fn(u64)) -> Result<ContentId, TreeError> {
+    let fail = |source| TreeError::Io { path: file.path(), source };
+    let changed = || TreeError::Changed { path: file.path() };
     let mut hasher = ContentHasher::new(&file.header.header);
     if file.header.is_regular() {
-        let mut opened = file.content.open(name, file.content_bytes).map_err(fail)?;
+        let mut opened = file.open().map_err(fail)?;
         let looks_the_same = |opened: &Opened| match (opened, file.stamp) {
             (Opened::File(opened), Some(listed)) => Ok(stamp(opened)? == listed),
             _ => Ok(true),

@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fmt,
     io::{Read, Write},
-    sync::Arc,
 };
 
 use treegraft_object::{
@@ -13,28 +12,23 @@ use treegraft_object::{
 };
 use treegraft_repo::{ArchivedFile, Find, ReadError};
 
-use crate::{Content, File, Header, content::Opened, hash::Inode};
+use crate::{File, content::Opened, hash::Inode, tree::index};
 
 /// All objects of some trees and of the commits that were made of them. Content is read when it is asked for.
 #[derive(Default)]
 pub struct TreeObjects {
     metadata: HashMap<ObjectName, Box<[u8]>>,
-    files: HashMap<ContentId, Kept>,
+    /// The files of all trees.
+    files: Vec<Vec<File>>,
+    /// Each content object's place: a tree, and a file of it.
+    places: HashMap<ContentId, (u32, u32)>,
     /// Files with several names that were hashed.
     pub(crate) linked: HashMap<Inode, ContentId>,
 }
 
-/// A content object.
-struct Kept {
-    header: Arc<Header>,
-    content_bytes: u64,
-    content: Content,
-    name: Box<str>,
-}
-
 impl fmt::Debug for TreeObjects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (metadata, files) = (self.metadata.len(), self.files.len());
+        let (metadata, files) = (self.metadata.len(), self.places.len());
         f.debug_struct("TreeObjects").field("metadata", &metadata).field("files", &files).finish_non_exhaustive()
     }
 }
@@ -52,7 +46,7 @@ impl TreeObjects {
 
     /// Returns the names of all content objects with the sizes of their plain content in bytes.
     pub fn files(&self) -> impl Iterator<Item = (ContentId, u64)> {
-        self.files.iter().map(|(&id, kept)| (id, kept.content_bytes))
+        self.places.iter().map(|(&id, &place)| (id, self.at(place).content_bytes))
     }
 
     /// Returns the names of all other objects.
@@ -64,16 +58,13 @@ impl TreeObjects {
     ///
     /// Whoever reads has to compare the checksum: see [`changed`](Self::changed).
     pub fn open(&self, id: ContentId) -> Result<(&FileHeader, u64, Box<dyn Read + '_>), ReadError> {
-        let kept = self.kept(id)?;
-        Ok((&kept.header.header, kept.content_bytes, Box::new(kept.open()?)))
+        let file = self.file(id)?;
+        Ok((&file.header.header, file.content_bytes, Box::new(open(file)?)))
     }
 
     /// Makes the error that says that a file is not what it was when it was hashed.
     pub fn changed(&self, id: ContentId) -> ReadError {
-        match self.kept(id) {
-            Ok(kept) => ReadError::Changed { path: kept.content.path(&kept.name) },
-            Err(error) => error,
-        }
+        self.file(id).map_or_else(|error| error, |file| ReadError::Changed { path: file.path() })
     }
 
     /// Streams a content object as `.filez`, compressed with zlib's `level`, and verifies it on the way.
@@ -81,13 +72,13 @@ impl TreeObjects {
     /// What was written must be thrown away after an error.
     pub fn write_archived(&self, id: ContentId, level: u32, archived: &mut dyn Write) -> Result<FilezInfo, ReadError> {
         let name = ObjectName::from(id);
-        let kept = self.kept(id)?;
-        let mut content = kept.open()?;
-        match filez::write(&kept.header.header, kept.content_bytes, &mut content, level, &mut &mut *archived) {
+        let file = self.file(id)?;
+        let mut content = open(file)?;
+        match filez::write(&file.header.header, file.content_bytes, &mut content, level, &mut &mut *archived) {
             Ok(info) if info.id == id => Ok(info),
             // Another size than that of the first time counts as invalid.
             Ok(_) | Err(FilezError::Invalid(_)) => Err(self.changed(id)),
-            Err(FilezError::Read(source)) => Err(ReadError::Io { path: kept.content.path(&kept.name), source }),
+            Err(FilezError::Read(source)) => Err(ReadError::Io { path: file.path(), source }),
             Err(FilezError::Write(source)) => Err(ReadError::Write { name, source }),
         }
     }
@@ -98,28 +89,31 @@ impl TreeObjects {
         checksum
     }
 
-    pub(crate) fn put_file(&mut self, id: ContentId, name: Box<str>, file: File) {
-        let File { header, content_bytes, content, .. } = file;
-        self.files.entry(id).or_insert(Kept { header, content_bytes, content, name });
+    pub(crate) fn put_files(&mut self, files: Vec<File>, ids: Vec<ContentId>) {
+        let tree = index(self.files.len());
+        for (file, id) in ids.into_iter().enumerate() {
+            self.places.entry(id).or_insert((tree, index(file)));
+        }
+        self.files.push(files);
     }
 
-    fn kept(&self, id: ContentId) -> Result<&Kept, ReadError> {
-        self.files.get(&id).ok_or(ReadError::NotFound { name: id.into() })
+    fn file(&self, id: ContentId) -> Result<&File, ReadError> {
+        self.places.get(&id).map(|&place| self.at(place)).ok_or(ReadError::NotFound { name: id.into() })
+    }
+
+    fn at(&self, (tree, file): (u32, u32)) -> &File {
+        &self.files[tree as usize][file as usize]
     }
 }
 
-impl Kept {
-    fn open(&self) -> Result<Opened, ReadError> {
-        let bytes = self.content_bytes;
-        let fail = |source| ReadError::Io { path: self.content.path(&self.name), source };
-        self.content.open(&self.name, bytes).map_err(fail)
-    }
+fn open(file: &File) -> Result<Opened, ReadError> {
+    file.open().map_err(|source| ReadError::Io { path: file.path(), source })
 }
 
 impl Find for TreeObjects {
     fn has(&self, name: ObjectName) -> Result<bool, ReadError> {
         Ok(match name.kind {
-            ObjectKind::File => self.files.contains_key(&ContentId(name.checksum)),
+            ObjectKind::File => self.places.contains_key(&ContentId(name.checksum)),
             _ => self.metadata.contains_key(&name),
         })
     }

@@ -45,16 +45,15 @@ pub trait Rules {
     fn keeps_xattrs(&self) -> bool;
 }
 
-/// How a file on disk looks: when this is the same, its content is the same.
+/// How a file on disk looks: when this and its size are the same, its content is the same. Whatever changes a file changes
+/// its `ctime`, which nobody can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     pub(crate) device: u64,
     pub(crate) inode: u64,
-    pub(crate) links: u64,
-    pub(crate) bytes: u64,
-    /// Seconds and nanoseconds.
-    pub(crate) modified: (i64, i64),
-    pub(crate) changed: (i64, i64),
+    changed_secs: i64,
+    changed_nanos: u32,
+    pub(crate) has_links: bool,
 }
 
 impl Stamp {
@@ -62,17 +61,16 @@ impl Stamp {
     #[allow(
         clippy::useless_conversion,
         clippy::unnecessary_cast,
-        clippy::cast_possible_wrap,
+        clippy::cast_possible_truncation,
         reason = "that depends on the machine; nanoseconds are small"
     )]
     pub(crate) fn of(stat: &Stat) -> Self {
         Self {
             device: stat.st_dev as u64,
             inode: stat.st_ino as u64,
-            links: stat.st_nlink as u64,
-            bytes: stat.st_size.cast_unsigned(),
-            modified: (stat.st_mtime.into(), stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime.into(), stat.st_ctime_nsec as i64),
+            changed_secs: stat.st_ctime.into(),
+            changed_nanos: stat.st_ctime_nsec as u32,
+            has_links: stat.st_nlink > 1,
         }
     }
 }
@@ -154,6 +152,7 @@ impl Scan<'_> {
                     content_bytes: stat.st_size.cast_unsigned(),
                     content: Content::Directory(Arc::clone(&directory)),
                     stamp: Some(Stamp::of(&stat)),
+                    name: Arc::default(),
                 },
                 FileType::Symlink => {
                     let target = readlinkat(&opened, raw_name, Vec::new()).map_err(fail)?;

@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry as MapEntry},
+    io,
+    path::PathBuf,
     sync::Arc,
 };
 
 use treegraft_object::{Checksum, DirMeta, FileHeader, FileKind};
 
-use crate::{Content, TreeError, scan::Stamp};
+use crate::{Content, TreeError, content::Opened, scan::Stamp};
 
 /// A directory of a [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,18 +51,31 @@ pub struct File {
     pub content: Content,
     /// How the file looked when it was listed, for one that is on disk.
     pub(crate) stamp: Option<Stamp>,
+    /// The name that it has in a tree, which is empty before.
+    pub(crate) name: Arc<str>,
 }
 
 impl File {
     /// Makes a file out of content that is in memory.
     pub fn in_memory(header: Arc<Header>, data: impl Into<Arc<[u8]>>) -> Self {
         let data = data.into();
-        Self { header, content_bytes: data.len() as u64, content: Content::Memory(data), stamp: None }
+        let content_bytes = data.len() as u64;
+        Self { header, content_bytes, content: Content::Memory(data), stamp: None, name: Arc::default() }
     }
 
     /// Makes a symlink.
     pub fn symlink(header: Arc<Header>) -> Self {
         Self::in_memory(header, [])
+    }
+
+    /// Returns the path that messages name.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.content.path(&self.name)
+    }
+
+    /// Opens the plain content.
+    pub(crate) fn open(&self) -> io::Result<Opened> {
+        self.content.open(&self.name, self.content_bytes)
     }
 }
 
@@ -74,7 +89,7 @@ pub(crate) enum Entry {
 pub(crate) struct Dir {
     pub(crate) meta: Option<Arc<DirMeta>>,
     /// In the order of a dirtree.
-    pub(crate) entries: BTreeMap<Box<str>, Entry>,
+    pub(crate) entries: BTreeMap<Arc<str>, Entry>,
 }
 
 /// What each name of a tree is. Built by [`scan`](crate::scan()) and by hand; a later entry replaces an earlier one.
@@ -125,12 +140,16 @@ impl Tree {
         let next = FileIndex(index(self.files.len()));
         match self.dir_mut(parent).entries.entry(name.into()) {
             MapEntry::Occupied(entry) => match *entry.get() {
-                Entry::File(FileIndex(found)) => self.files[found as usize] = file,
+                Entry::File(FileIndex(found)) => {
+                    let name = Arc::clone(entry.key());
+                    self.files[found as usize] = File { name, ..file };
+                }
                 Entry::Dir(_) => return Err(TreeError::Conflict { path: name.to_owned() }),
             },
             MapEntry::Vacant(entry) => {
+                let name = Arc::clone(entry.key());
                 entry.insert(Entry::File(next));
-                self.files.push(file);
+                self.files.push(File { name, ..file });
             }
         }
         Ok(())
@@ -146,6 +165,7 @@ impl Tree {
     }
 }
 
-fn index(length: usize) -> u32 {
+/// Makes a small number of a position.
+pub(crate) fn index(length: usize) -> u32 {
     u32::try_from(length).expect("a tree with 2³² entries does not fit into memory")
 }
