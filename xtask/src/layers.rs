@@ -5,8 +5,8 @@
 //!   push   server     the two ends of a push
 //!   wire              the protocol between them
 //!   flatpak           what flatpak means
-//!   tree              trees of files that become commits
-//!   sign   repo
+//!   tree   sign       trees of files that become commits; signatures
+//!   repo
 //!   object            knows nobody
 //! treegraft-testkit   knows nobody, and is known by tests and tasks alone
 //! ```
@@ -44,7 +44,7 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
         "treegraft-server",
         &["treegraft-wire", "treegraft-flatpak", "treegraft-sign", "treegraft-repo", "treegraft-object"],
     ),
-    ("treegraft-flatpak", &["treegraft-repo", "treegraft-object"]),
+    ("treegraft-flatpak", &["treegraft-tree", "treegraft-repo", "treegraft-object"]),
     ("treegraft-wire", &["treegraft-flatpak", "treegraft-object"]),
     ("treegraft-sign", &["treegraft-object"]),
     ("treegraft-tree", &["treegraft-repo", "treegraft-object"]),

@@ -31,15 +31,15 @@ use treegraft_object::{
 use crate::names::{FlatpakRef, InvalidFlatpakName, is_flatpak_ref};
 use crate::options::{GraftOptions, OptionError};
 
-const COLLECTION_BINDING: &str = "ostree.collection-binding";
+pub(crate) const COLLECTION_BINDING: &str = "ostree.collection-binding";
 const COLLECTION_REFS_BINDING: &str = "ostree.collection-refs-binding";
 /// Key of a commit's metadata: the refs that it may be published as.
 pub const REF_BINDING: &str = "ostree.ref-binding";
-const END_OF_LIFE: &str = "ostree.endoflife";
-const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
-const REF: &str = "xa.ref";
+pub(crate) const END_OF_LIFE: &str = "ostree.endoflife";
+pub(crate) const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
+pub(crate) const REF: &str = "xa.ref";
 const FROM_COMMIT: &str = "xa.from_commit";
-const DOWNLOAD_SIZE: &str = "xa.download-size";
+pub(crate) const DOWNLOAD_SIZE: &str = "xa.download-size";
 /// Key of a commit's metadata: the type of token that clients need to download it.
 pub const TOKEN_TYPE: &str = "xa.token-type";
 

@@ -1,5 +1,6 @@
 //! What Flatpak means on top of OSTree.
 //!
+//! * [`build_dir`]: what `flatpak build-finish` leaves, as the commit that `flatpak build-export` makes of it.
 //! * [`names`]: Flatpak's refs (`app/ID/ARCH/BRANCH`, `runtime/ID/ARCH/BRANCH`) and ids, with their grammar.
 //! * [`mod@graft`]: the commit that puts a pushed tree on top of a ref's head, with the metadata that
 //!   `flatpak build-commit-from` writes.
@@ -12,6 +13,7 @@
 //! nothing to do with Flatpak: a ref that is none of Flatpak's gets plain OSTree bindings and nothing else.
 #![forbid(unsafe_code)]
 
+pub mod build_dir;
 pub mod graft;
 pub mod names;
 pub mod options;
@@ -19,6 +21,7 @@ pub mod process;
 pub mod size;
 pub mod update_repo;
 
+pub use build_dir::{BuildDir, BuildDirError, CommitWords, ExportOptions, installed_size};
 pub use graft::{GraftError, GraftTarget, REF_BINDING, SUBSETS, TOKEN_TYPE, graft};
 pub use names::{AppId, FlatpakKind, FlatpakRef, InvalidFlatpakName, is_flatpak_ref, is_generated_ref};
 pub use options::{GraftOptions, OptionError};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use treegraft_flatpak::BuildDirError;
 use treegraft_object::InvalidName;
 use treegraft_push::{
     ClientError, DestinationError, PushError, SourceError,
@@ -70,6 +71,22 @@ impl From<ReadError> for CommandError {
 impl From<TreeError> for CommandError {
     fn from(error: TreeError) -> Self {
         Self::user_or_temporary(error.is_temporary(), error)
+    }
+}
+
+impl From<BuildDirError> for CommandError {
+    fn from(error: BuildDirError) -> Self {
+        let hint = match &error {
+            BuildDirError::NotInitialized { .. } => {
+                Some("a build directory is made with `flatpak build-init` or flatpak-builder")
+            }
+            BuildDirError::NotFinished { .. } => Some("finish it with `flatpak build-finish`"),
+            BuildDirError::FlatpakName(_) | BuildDirError::Ref(_) => {
+                Some("the id comes from the metadata; `--branch` and `--arch` say the rest")
+            }
+            _ => None,
+        };
+        Self::user(error).hints_from(hint.map(str::to_owned))
     }
 }
 

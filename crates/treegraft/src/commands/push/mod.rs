@@ -2,7 +2,6 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,14 +9,9 @@ use clap::Args;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use treegraft_flatpak::{AppId, GraftOptions};
 use treegraft_object::{CollectionId, RefName};
-use treegraft_push::{Destination, PushOptions, PushRef, RetryPolicy, Source, SshOptions};
-use treegraft_tree::HashOptions;
+use treegraft_push::{Destination, PushOptions, RetryPolicy, SshOptions};
 use treegraft_wire::{GraftMode, Purpose};
 
-use super::tree::{
-    Made,
-    plain::{PlainTreeArgs, Words},
-};
 use crate::{
     cli::GlobalArgs, clock, environment, error::CommandError, exit::Exit, progress::PushProgress, runtime, ui::Ui,
 };
@@ -25,9 +19,8 @@ use crate::{
 pub(crate) mod awaited;
 pub(crate) mod carry;
 pub(crate) mod report;
+mod source;
 mod ssh;
-
-use awaited::Awaited;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,7 +52,7 @@ pub(crate) struct PushArgs {
     #[arg(value_name = "DEST")]
     destination: String,
     #[command(flatten)]
-    source: SourceArgs,
+    source: source::SourceArgs,
 
     /// Publish the commit as it is; the ref's head must be among its ancestors
     #[arg(long)]
@@ -89,19 +82,6 @@ pub(crate) struct PushArgs {
     graft: GraftArgs,
     #[command(flatten)]
     ssh: ssh::SshArgs,
-}
-
-/// What is pushed.
-#[derive(Debug, Args)]
-struct SourceArgs {
-    /// Refs to push [default: all]
-    #[arg(value_name = "REF[:TARGET]", conflicts_with = "tree")]
-    refs: Vec<PushRef>,
-    #[command(flatten)]
-    tree: PlainTreeArgs,
-    /// Ref on the server for the directory
-    #[arg(long, value_name = "REF", requires = "tree", help_heading = "A directory instead of a repository")]
-    branch: Option<RefName>,
 }
 
 /// What the new commits say differently from the pushed ones.
@@ -192,7 +172,7 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     }
     let runtime = runtime::start()?;
     let context = runtime.enter();
-    let source = find_source(global, args.source, &options, &progress)?;
+    let source = args.source.find(ui, global, &options, &progress)?;
     drop(context);
     let outcome = match &destination {
         Destination::Local(path) => {
@@ -211,36 +191,6 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
     report::Finished { destination: &destination, options: &options, outcome: &outcome, took: started.elapsed() }
         .write(ui)?;
     Ok(Exit::Done)
-}
-
-/// Opens the repository to push from, or begins to hash what was never committed to one.
-fn find_source(
-    global: &GlobalArgs,
-    args: SourceArgs,
-    options: &PushOptions,
-    progress: &Arc<PushProgress>,
-) -> Result<Awaited, CommandError> {
-    let SourceArgs { refs, tree, branch } = args;
-    if tree.is_given() {
-        global.refuse_repo("`--tree` names what is pushed")?;
-        let branch = branch.ok_or_else(|| {
-            CommandError::usage("`--tree` needs a ref").hint("name the ref on the server with `--branch REF`")
-        })?;
-        options.graft.check(&branch).map_err(CommandError::usage)?;
-        let words = Words::of(&options.graft);
-        let progress = Arc::clone(progress);
-        return Ok(Awaited::start(move || {
-            let hash = HashOptions { progress: &|bytes| progress.hashing(bytes), ..HashOptions::default() };
-            let Made { objects, commits } = tree.make(&branch, &words, hash)?;
-            progress.hashed(objects.files().count() as u64);
-            Ok(Source::of_trees(objects, commits)?)
-        }));
-    }
-    let source = Source::open(global.repo_path(), &refs)?;
-    for (name, _) in source.refs() {
-        options.graft.check(name).map_err(CommandError::usage)?;
-    }
-    Ok(Awaited::ready(source))
 }
 
 /// Reads `now`, seconds since 1970, or a date.

@@ -1,5 +1,6 @@
 //! Directories and archives as commits: what `push`, `commit` and `export` have in common.
 
+pub(crate) mod build_dir;
 pub(crate) mod plain;
 
 use treegraft_object::{Commit, CommitId, RefName};
