@@ -31,7 +31,8 @@ use treegraft_object::{
 use crate::names::{FlatpakRef, InvalidFlatpakName, is_flatpak_ref};
 use crate::options::{GraftOptions, OptionError};
 
-pub(crate) const COLLECTION_BINDING: &str = "ostree.collection-binding";
+/// Key of a commit's metadata: the collection id of the repository that it is for.
+pub const COLLECTION_BINDING: &str = "ostree.collection-binding";
 const COLLECTION_REFS_BINDING: &str = "ostree.collection-refs-binding";
 /// Key of a commit's metadata: the refs that it may be published as.
 pub const REF_BINDING: &str = "ostree.ref-binding";
@@ -39,7 +40,8 @@ pub(crate) const END_OF_LIFE: &str = "ostree.endoflife";
 pub(crate) const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
 pub(crate) const REF: &str = "xa.ref";
 const FROM_COMMIT: &str = "xa.from_commit";
-pub(crate) const DOWNLOAD_SIZE: &str = "xa.download-size";
+/// Key of a commit's metadata: what a client downloads, in bytes.
+pub const DOWNLOAD_SIZE: &str = "xa.download-size";
 /// Key of a commit's metadata: the type of token that clients need to download it.
 pub const TOKEN_TYPE: &str = "xa.token-type";
 

@@ -22,7 +22,7 @@ pub mod size;
 pub mod update_repo;
 
 pub use build_dir::{BuildDir, BuildDirError, CommitWords, ExportOptions, installed_size};
-pub use graft::{GraftError, GraftTarget, REF_BINDING, SUBSETS, TOKEN_TYPE, graft};
+pub use graft::{COLLECTION_BINDING, DOWNLOAD_SIZE, GraftError, GraftTarget, REF_BINDING, SUBSETS, TOKEN_TYPE, graft};
 pub use names::{AppId, FlatpakKind, FlatpakRef, InvalidFlatpakName, is_flatpak_ref, is_generated_ref};
 pub use options::{GraftOptions, OptionError};
 pub use size::{DownloadSizes, KnownSizes, SizeError, download_size};

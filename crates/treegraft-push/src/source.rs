@@ -4,12 +4,8 @@ use std::{fs::File, io::Write, path::Path, str::FromStr};
 
 use treegraft_flatpak::is_generated_ref;
 use treegraft_object::{Checksum, Commit, CommitId, ContentId, InvalidName, ObjectKind, ObjectName, RefName};
-use treegraft_repo::{Find, Mode, OpenError, ReadError, RefError, Repo};
+use treegraft_repo::{DEFAULT_ZLIB_LEVEL, Find, Mode, OpenError, ReadError, RefError, Repo};
 use treegraft_tree::TreeObjects;
-
-/// zlib's level for files that were never compressed. The result is 2 % larger than what libostree's default, the 6 of the
-/// original zlib, gives for the binaries of a distribution, in a third of the time; the 6 of zlib-rs would save 0.2 %.
-const ZLIB_LEVEL: u32 = 5;
 
 /// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +173,7 @@ impl SourceObjects {
     pub(crate) fn write_archived(&self, id: ContentId, archived: &mut dyn Write) -> Result<(), ReadError> {
         match self {
             Self::Repo(repo) => repo.write_archived(id, archived).map(drop),
-            Self::Trees(trees) => trees.write_archived(id, ZLIB_LEVEL, archived).map(drop),
+            Self::Trees(trees) => trees.write_archived(id, DEFAULT_ZLIB_LEVEL, archived).map(drop),
         }
     }
 }

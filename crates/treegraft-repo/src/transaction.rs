@@ -41,7 +41,7 @@ use rustix::{
 use treegraft_object::{CommitId, ObjectKind, ObjectName};
 
 use crate::{
-    Find, Mode, PublishError, PublishLock, ReadError, RefEdit, RefEditError, RefTarget, Repo, Staging,
+    Find, PublishError, PublishLock, ReadError, RefEdit, RefEditError, RefTarget, Repo, Staging,
     durable::{self, Durability, rename_new},
     fault, journal, ref_edit,
     store::LoosePath,
@@ -224,7 +224,7 @@ impl<'r> Transaction<'r> {
     fn link_durably(&self, objects: &[ObjectName], durability: Durability) -> Result<(), TransactionError> {
         let mut touched = Touched::default();
         for &name in objects {
-            let path = LoosePath::new(name, Mode::Archive);
+            let path = LoosePath::new(name, self.repo.mode());
             let fail = |source: io::Error| io_error(&self.repo.objects_path().join(path.as_str()), source);
             if touched.add(name.checksum.as_bytes()[0]) && self.make_directory(path.directory()).map_err(fail)? {
                 touched.note_new();

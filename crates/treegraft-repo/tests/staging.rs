@@ -12,7 +12,9 @@ use std::{
 };
 
 use support::{Pair, bytes, closure, commit, open, paths, stage, stage_all};
-use treegraft_object::{Checksum, CommitId, ObjectKind, ObjectName};
+use treegraft_object::{
+    Checksum, CommitId, ContentHasher, ContentId, FileHeader, FileKind, ObjectKind, ObjectName, Xattrs,
+};
 use treegraft_repo::{
     Cleared, Closure, FileLock, Find, LockKind, MAX_LEFTOVER_AGE_SECS, Repo, Resumed, Staging, StagingError,
     fault::{self, Stop},
@@ -82,7 +84,7 @@ fn what_ostree_wrote_is_staged_and_seen() {
     let mut closure = Closure::new(&view);
     assert!(closure.check_tree(root.root_tree, root.root_meta).expect("it can be read"), "the view is complete");
     let files = names.iter().filter(|name| name.kind == ObjectKind::File);
-    for file in files.map(|name| treegraft_object::ContentId(name.checksum)) {
+    for file in files.map(|name| ContentId(name.checksum)) {
         let ours = view.archived_file(file).expect("it can be read");
         assert_eq!(ours, source.archived_file(file).expect("it can be read"), "size and kind are those of the source");
     }
@@ -169,8 +171,7 @@ fn the_limit_is_exact_and_a_broken_stream_leaves_nothing() {
     assert_eq!(staged.archived_bytes, size, "what is stored is what came");
     let staged = staging.stage_content(name, &mut &data[..], size).expect("it is valid");
     assert!(!staged.is_new, "a known large object is only verified");
-    let (mut file, _) =
-        staging.open_archived(treegraft_object::ContentId(name.checksum)).expect("read").expect("there");
+    let (mut file, _) = staging.open_archived(ContentId(name.checksum)).expect("read").expect("there");
     let mut stored = Vec::new();
     file.read_to_end(&mut stored).expect("it can be read");
     assert!(stored == data, "the bytes are stored as they came");
@@ -492,12 +493,76 @@ fn pushes_that_come_and_go_never_lose_their_area() {
 }
 
 #[test]
-fn only_archive_repositories_are_pushed_to() {
+fn bare_repositories_with_real_owners_are_not_written() {
     let Some(ostree) = Ostree::find() else { return };
+    let base = tempfile::tempdir().expect("a temporary directory");
+    for mode in [RepoMode::BareUserOnly, RepoMode::Bare] {
+        let path = base.path().join(mode.as_str());
+        ostree.init(&path, mode, None);
+        let error = Staging::open(&open(&path)).expect_err("objects are stored in another form there");
+        assert_eq!(error.code(), "not-writable-mode", "{error}");
+        assert!(!path.join(".treegraft").exists(), "nothing is made");
+    }
+}
+
+/// A header and content of this many bytes, and its id.
+fn plain(bytes: usize) -> (FileHeader, Vec<u8>, ContentId) {
+    let header = FileHeader { uid: 1, gid: 2, mode: 0o100_755, kind: FileKind::Regular, xattrs: Xattrs::new() };
+    let content: Vec<u8> = (0..bytes).map(|at| u8::try_from(at % 251).expect("it is small")).collect();
+    let mut hasher = ContentHasher::new(&header);
+    hasher.update(&content);
+    (header, content, hasher.finish())
+}
+
+#[test]
+fn plain_content_is_stored_in_the_form_of_the_repository() {
+    let Some(ostree) = Ostree::find() else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let base = tempfile::tempdir().expect("a temporary directory");
+    for mode in [RepoMode::Archive, RepoMode::BareUser] {
+        let path = base.path().join(mode.as_str());
+        ostree.init(&path, mode, None);
+        let repo = open(&path);
+        let (staging, _) = open_staging(&repo);
+        for bytes in [0, 1, 4095, 4096, 4097, (64 << 10) + 1, 3 << 20] {
+            let (header, content, id) = plain(bytes);
+            let staged = staging.stage_plain(id, &header, bytes as u64, &mut &content[..]).expect("it is what it says");
+            assert!(staged.is_new, "{bytes} bytes, {mode:?}");
+            let again = staging.stage_plain(id, &header, bytes as u64, &mut &content[..]).expect("it still is");
+            assert!(!again.is_new, "the same a second time");
+
+            let (_, other, _) = plain(bytes + 1);
+            let files = staged_files(&path);
+            for (what, size, wrong) in [("longer", bytes, &other[..]), ("other", bytes + 1, &vec![b'x'; bytes + 1][..])]
+            {
+                let error =
+                    staging.stage_plain(id, &header, size as u64, &mut &*wrong).expect_err("it is not that object");
+                assert!(["checksum-mismatch", "content-size"].contains(&error.code()), "{what}: {error}");
+            }
+            assert_eq!(staged_files(&path), files, "nothing of it is left");
+        }
+        let extension = if mode == RepoMode::Archive { "filez" } else { "file" };
+        assert!(staged_files(&path).iter().all(|file| file.ends_with(extension)), "{mode:?}");
+    }
+}
+
+#[test]
+fn plain_content_that_was_interrupted_is_adopted_by_the_same_boot_alone() {
+    let Some(ostree) = Ostree::find() else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let base = tempfile::tempdir().expect("a temporary directory");
     let path = base.path().join("repo");
     ostree.init(&path, RepoMode::BareUser, None);
-    let error = Staging::open(&open(&path)).expect_err("objects are stored in another form there");
-    assert_eq!(error.code(), "not-archive", "{error}");
-    assert!(!path.join(".treegraft").exists(), "nothing is made");
+    let repo = open(&path);
+    let (header, content, id) = plain(1000);
+    let (staging, _) = open_staging(&repo);
+    staging.stage_plain(id, &header, 1000, &mut &content[..]).expect("it is what it says");
+    drop(staging);
+    let (staging, resumed) = open_staging(&repo);
+    assert_eq!((resumed.objects, staging.has(id)), (1, true), "the same boot has written it");
+    let boot_id = staging.path().join("boot-id");
+    drop(staging);
+    fs::write(boot_id, "another boot\n").expect("it is ours");
+    let (staging, resumed) = open_staging(&repo);
+    assert_eq!((resumed.objects, staging.has(id)), (0, false), "its data may never have reached the disk");
 }

@@ -137,8 +137,6 @@ fn linked_inode(file: &File) -> Option<Inode> {
 }
 
 fn hash_all(files: &[File], work: &[usize], options: HashOptions<'_>) -> Result<Vec<(usize, ContentId)>, TreeError> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = if options.threads == 0 { cores } else { options.threads }.clamp(1, work.len().max(1));
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let hash_some = || {
@@ -157,7 +155,7 @@ fn hash_all(files: &[File], work: &[usize], options: HashOptions<'_>) -> Result<
         hashed
     };
     let hashed = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(hash_some)).collect();
+        let threads: Vec<_> = (0..threads(options, work.len())).map(|_| scope.spawn(hash_some)).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, Vec<_>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
@@ -167,6 +165,13 @@ fn hash_all(files: &[File], work: &[usize], options: HashOptions<'_>) -> Result<
         Some(error) => Err(error),
         None => Ok(hashed),
     }
+}
+
+/// Returns how many threads share so many files.
+pub(crate) fn threads(options: HashOptions<'_>, files: usize) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = if options.threads == 0 { cores() } else { options.threads };
+    threads.clamp(1, files.max(1))
 }
 
 /// Hashes one file, which must be as it was listed, before and after.

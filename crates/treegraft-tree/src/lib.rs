@@ -3,6 +3,7 @@
 //! ```text
 //! scan         a directory is listed into a Tree: names, owners, modes, extended attributes, symlink targets
 //! TreeObjects  the files of a Tree are hashed on all cores, its dirtrees and dirmetas made: every object has its id
+//! store        in a repository: what it lacks is compressed, or copied, on all cores
 //! open         content is read again where somebody wants it
 //! ```
 //!
@@ -23,6 +24,7 @@ mod error;
 mod hash;
 mod objects;
 mod scan;
+mod store;
 mod tree;
 
 pub use content::Content;
@@ -30,4 +32,5 @@ pub use error::TreeError;
 pub use hash::{HashOptions, Root};
 pub use objects::TreeObjects;
 pub use scan::{Attributes, Rules, scan};
+pub use store::{StoreError, Stored};
 pub use tree::{DirIndex, File, Header, Tree};

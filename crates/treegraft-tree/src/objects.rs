@@ -7,7 +7,7 @@ use std::{
 };
 
 use treegraft_object::{
-    Checksum, Commit, CommitId, ContentId, FileHeader, ObjectKind, ObjectName,
+    Checksum, Commit, CommitId, ContentId, DirTreeId, DirTreeRef, FileHeader, ObjectKind, ObjectName,
     filez::{self, FilezError, FilezInfo},
 };
 use treegraft_repo::{ArchivedFile, Find, ReadError};
@@ -52,6 +52,20 @@ impl TreeObjects {
     /// Returns the names of all other objects.
     pub fn metadata_names(&self) -> impl Iterator<Item = ObjectName> {
         self.metadata.keys().copied()
+    }
+
+    /// Returns the size of the plain content of all regular files of a tree, in bytes, each as often as it has a name.
+    pub fn plain_size(&self, root: DirTreeId) -> u64 {
+        let mut total = 0_u64;
+        let mut pending = vec![root];
+        while let Some(id) = pending.pop() {
+            let data = self.metadata.get(&ObjectName::from(id)).map_or(&[][..], |data| data);
+            let Ok(tree) = DirTreeRef::decode(data) else { continue };
+            let sizes = tree.files.iter().filter_map(|(_, id)| self.file(*id).ok()).map(|file| file.content_bytes);
+            total = sizes.fold(total, u64::saturating_add);
+            pending.extend(tree.dirs.iter().map(|&(_, id, _)| id));
+        }
+        total
     }
 
     /// Opens a content object: its header, the size of its plain content in bytes, and that.

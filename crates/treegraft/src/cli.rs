@@ -110,6 +110,8 @@ impl GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Push(Box<commands::push::PushArgs>),
+    Export(Box<commands::export::ExportArgs>),
+    Commit(Box<commands::commit::CommitArgs>),
     Receive(commands::receive::ReceiveArgs),
     Shell(commands::shell::ShellArgs),
     Init(commands::init::InitArgs),

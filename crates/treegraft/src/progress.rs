@@ -339,6 +339,45 @@ impl Reporter for PushProgress {
     }
 }
 
+/// The progress of a commit to a repository on this machine.
+pub(crate) struct HashProgress {
+    output: Output,
+    bytes: Arc<AtomicU64>,
+    is_storing: Arc<AtomicBool>,
+}
+
+impl HashProgress {
+    pub(crate) fn start(ui: Ui) -> Self {
+        let (bytes, is_storing) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (shown, stores) = (Arc::clone(&bytes), Arc::clone(&is_storing));
+        let style = ProgressStyle::with_template("{spinner} {bytes_done}").expect("a valid template").with_key(
+            "bytes_done",
+            move |_: &ProgressState, out: &mut dyn Write| {
+                let verb = if stores.load(Ordering::Relaxed) { "Storing" } else { "Hashing" };
+                let _ = write!(out, "{verb}, {} up to now", human::bytes(shown.load(Ordering::Relaxed)));
+            },
+        );
+        Self { output: Output::new(ui, style), bytes, is_storing }
+    }
+
+    /// Hears that more bytes are hashed, or stored.
+    pub(crate) fn advance(&self, bytes: u64) {
+        Counters::add(&self.bytes, bytes);
+        if let Output::Display(display) = &self.output {
+            display.touch();
+        }
+    }
+
+    /// Hears that everything is hashed, and is stored from now on.
+    pub(crate) fn storing(&self) {
+        self.is_storing.store(true, Ordering::Relaxed);
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        if let Output::Lines(ui) = &self.output {
+            ui.status(format!("Hashed {}", human::bytes(bytes)));
+        }
+    }
+}
+
 /// Writes `Waiting for ci@worker-7 (main), 12 s`.
 fn waiting_for(waiting: &Waiting) -> String {
     let Waiting { reason, waited_secs, holder } = waiting;

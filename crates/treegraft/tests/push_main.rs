@@ -11,6 +11,8 @@ mod site;
 mod broken;
 #[path = "push/changing.rs"]
 mod changing;
+#[path = "push/commit.rs"]
+mod commit;
 #[path = "push/company.rs"]
 mod company;
 #[path = "push/connection.rs"]

@@ -38,8 +38,10 @@ pub use export::Warning;
 use self::filter::PathFilter;
 use crate::{
     InvalidFlatpakName,
-    graft::{COLLECTION_BINDING, DOWNLOAD_SIZE, REF, REF_BINDING},
-    names::FlatpakRef,
+    graft::{
+        COLLECTION_BINDING, DOWNLOAD_SIZE, END_OF_LIFE, END_OF_LIFE_REBASE, REF, REF_BINDING, SUBSETS, TOKEN_TYPE,
+    },
+    names::{AppId, FlatpakRef},
 };
 
 /// Largest `metadata` in bytes: it is copied into every commit and every summary.
@@ -168,8 +170,14 @@ pub struct CommitWords {
     pub timestamp_secs: u64,
     /// The repository's collection id.
     pub collection_id: Option<CollectionId>,
-    /// Keys that follow those of the build directory.
-    pub more: Dict,
+    /// The reason why the ref gets no more updates.
+    pub end_of_life: Option<String>,
+    /// The id that clients move to.
+    pub end_of_life_rebase: Option<AppId>,
+    /// The type of token that a client needs to download the commit.
+    pub token_type: Option<i32>,
+    /// The subsets of the repository that the commit belongs to.
+    pub subsets: Vec<String>,
 }
 
 /// A build directory that can be exported.
@@ -275,8 +283,19 @@ impl BuildDir {
         if let Some(bytes) = download_bytes {
             metadata.set(DOWNLOAD_SIZE, Variant::uint64_be(bytes));
         }
-        for (key, value) in words.more.iter() {
-            metadata.set(key, value.clone());
+        if let Some(reason) = words.end_of_life.as_deref().filter(|reason| !reason.is_empty()) {
+            metadata.set(END_OF_LIFE, Variant::string(reason));
+        }
+        if let Some(new) = &words.end_of_life_rebase {
+            let kind = if self.export.is_some() { "app" } else { "runtime" };
+            metadata.set(END_OF_LIFE_REBASE, Variant::string(&format!("{kind}/{new}/{arch}/{branch}")));
+        }
+        if let Some(token_type) = words.token_type {
+            metadata.set(TOKEN_TYPE, Variant::int32(token_type));
+        }
+        let mut subsets = words.subsets.iter().filter(|subset| !subset.is_empty()).peekable();
+        if subsets.peek().is_some() {
+            metadata.set(SUBSETS, Variant::strings(subsets));
         }
         let body = || {
             let version = env!("CARGO_PKG_VERSION");

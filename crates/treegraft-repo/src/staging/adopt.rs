@@ -37,7 +37,7 @@ pub(super) struct Owned {
 /// Opens a staging area in `root` that holds all objects of dead ones.
 ///
 /// The first dead one of the running boot is taken over as it is, which renames nothing.
-pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Index), StagingError> {
+pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path, mode: Mode) -> Result<(Owned, Index), StagingError> {
     let fail = |source| StagingError::Io { path: root_path.to_owned(), source };
     let boot_id = boot_id::current().map_err(fail)?;
     let mut own: Option<Owned> = None;
@@ -47,7 +47,7 @@ pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Ind
         let is_same_boot = read_boot_id(dead.dir.as_fd()).map_err(fail)?.as_deref() == Some(&boot_id);
         let taken = match &own {
             None if is_same_boot => {
-                let taken = take_over(&dead, &index);
+                let taken = take_over(&dead, mode, &index);
                 own = Some(dead);
                 taken
             }
@@ -57,7 +57,8 @@ pub(super) fn open(root: BorrowedFd<'_>, root_path: &Path) -> Result<(Owned, Ind
                     None => create(root, root_path, &boot_id)?,
                 };
                 let into = own.insert(into);
-                merge(root, &dead, into, root_path, is_same_boot, &index)
+                let path = root_path.join(&name);
+                merge(root, &Dead { own: &dead, path: &path, is_same_boot, mode }, into, &index)
             }
         };
         taken.map_err(|source| StagingError::Io { path: root_path.join(&name), source })?;
@@ -99,6 +100,7 @@ pub(super) enum Clearing {
 pub(super) fn clear(
     root: BorrowedFd<'_>,
     root_path: &Path,
+    mode: Mode,
     is_old: &dyn Fn(i64) -> bool,
     clearing: Clearing,
 ) -> Result<Cleared, StagingError> {
@@ -109,7 +111,7 @@ pub(super) fn clear(
         let Some(dead) = lock(root, root_path, &name)? else { continue };
         let mut is_any_left = false;
         let mut clear = || {
-            for_each_file(dead.dir.as_fd(), &mut |directory, file| {
+            for_each_file(dead.dir.as_fd(), mode, &mut |directory, file| {
                 if file.object.is_some() && !is_old(file.modified_secs) {
                     is_any_left = true;
                     return Ok(());
@@ -165,8 +167,8 @@ fn read_boot_id(dir: BorrowedFd<'_>) -> io::Result<Option<String>> {
 }
 
 /// Lists the objects, and deletes everything else but the area's own files.
-fn take_over(own: &Owned, index: &Index) -> io::Result<()> {
-    for_each_file(own.dir.as_fd(), &mut |directory, file| {
+fn take_over(own: &Owned, mode: Mode, index: &Index) -> io::Result<()> {
+    for_each_file(own.dir.as_fd(), mode, &mut |directory, file| {
         if let Some(name) = file.object {
             index.adopt(name, file.bytes);
             return Ok(());
@@ -176,34 +178,35 @@ fn take_over(own: &Owned, index: &Index) -> io::Result<()> {
     })
 }
 
-/// Moves the objects of a dead area into ours, and deletes the area.
-fn merge(
-    root: BorrowedFd<'_>,
-    dead: &Owned,
-    own: &Owned,
-    root_path: &Path,
+/// A dead area whose lock this process holds.
+struct Dead<'a> {
+    own: &'a Owned,
+    path: &'a Path,
     is_same_boot: bool,
-    index: &Index,
-) -> io::Result<()> {
-    let path = root_path.join(&dead.name);
-    let loose = LooseDir::new(dead.dir.as_fd(), &path, Mode::Archive);
-    for_each_file(dead.dir.as_fd(), &mut |_, file| {
+    mode: Mode,
+}
+
+/// Moves the objects of a dead area into ours, and deletes the area.
+fn merge(root: BorrowedFd<'_>, dead: &Dead<'_>, own: &Owned, index: &Index) -> io::Result<()> {
+    let Dead { own: Owned { name, dir, .. }, path, is_same_boot, mode } = *dead;
+    let loose = LooseDir::new(dir.as_fd(), path, mode);
+    for_each_file(dir.as_fd(), mode, &mut |_, file| {
         let Some(name) = file.object else { return Ok(()) };
-        if !is_same_boot && !passes_again(loose, name)? {
+        if !is_same_boot && !passes_again(loose, name, mode)? {
             return Ok(());
         }
-        if move_object(dead, own, name)? {
+        if move_object(dir.as_fd(), own, name, mode)? {
             index.adopt(name, file.bytes);
         }
         fault::point("staging:adopted")
     })?;
-    delete(root, &dead.name, dead.dir.as_fd())
+    delete(root, name, dir.as_fd())
 }
 
 /// Moves an object. Tells whether it was not in our area before.
-fn move_object(dead: &Owned, own: &Owned, name: ObjectName) -> io::Result<bool> {
-    let path = LoosePath::new(name, Mode::Archive);
-    let rename = || rename_new(&dead.dir, path.as_c_str(), &own.dir, path.as_c_str());
+fn move_object(dead: BorrowedFd<'_>, own: &Owned, name: ObjectName, mode: Mode) -> io::Result<bool> {
+    let path = LoosePath::new(name, mode);
+    let rename = || rename_new(dead, path.as_c_str(), &own.dir, path.as_c_str());
     match rename() {
         Err(Errno::NOENT) => {
             mkdirat(&own.dir, path.directory(), FileMode::from_raw_mode(0o777))?;
@@ -214,8 +217,12 @@ fn move_object(dead: &Owned, own: &Owned, name: ObjectName) -> io::Result<bool> 
 }
 
 /// Verifies an object of another boot: its data may never have reached the disk.
-fn passes_again(loose: LooseDir<'_>, name: ObjectName) -> io::Result<bool> {
+fn passes_again(loose: LooseDir<'_>, name: ObjectName, mode: Mode) -> io::Result<bool> {
     if name.kind == ObjectKind::File {
+        // Only pushes are resumed after a crash of the machine, and they are received by archive repositories.
+        if mode != Mode::Archive {
+            return Ok(false);
+        }
         let Ok(Some((mut file, _))) = loose.open(name) else { return Ok(false) };
         return match verify::content(name, &mut file, &mut io::sink()) {
             Ok(_) => Ok(true),
@@ -234,10 +241,11 @@ fn passes_again(loose: LooseDir<'_>, name: ObjectName) -> io::Result<bool> {
 /// anything is left.
 pub(super) fn sweep(
     dir: BorrowedFd<'_>,
+    mode: Mode,
     is_kept: &mut dyn FnMut(ObjectName, i64) -> io::Result<bool>,
 ) -> io::Result<bool> {
     let mut is_any_left = false;
-    for_each_file(dir, &mut |directory, file| {
+    for_each_file(dir, mode, &mut |directory, file| {
         if let Some(name) = file.object
             && is_kept(name, file.modified_secs)?
         {
@@ -252,7 +260,8 @@ pub(super) fn sweep(
 
 /// Deletes a staging area whose lock the caller holds; the lock's file goes last.
 pub(super) fn delete(root: BorrowedFd<'_>, name: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
-    for_each_file(dir, &mut |directory, file| Ok(unlinkat(directory, file.name, AtFlags::empty())?))?;
+    // Whatever it is, it goes.
+    for_each_file(dir, Mode::Archive, &mut |directory, file| Ok(unlinkat(directory, file.name, AtFlags::empty())?))?;
     for directory in object_directories(dir)? {
         match unlinkat(dir, directory.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -284,6 +293,7 @@ struct FoundFile<'a> {
 
 fn for_each_file(
     dir: BorrowedFd<'_>,
+    mode: Mode,
     each: &mut dyn FnMut(BorrowedFd<'_>, FoundFile<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for directory in object_directories(dir)? {
@@ -292,7 +302,7 @@ fn for_each_file(
         for name in names(&opened)? {
             let stat = statat(&opened, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
             let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            let object = LoosePath::parse(&directory, &name, Mode::Archive).filter(|_| is_file);
+            let object = LoosePath::parse(&directory, &name, mode).filter(|_| is_file);
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
             each(opened.as_fd(), FoundFile { name: &name, object, bytes, modified_secs: stat.st_mtime })?;
         }

@@ -14,7 +14,6 @@ use treegraft_object::{ObjectKind, ObjectName};
 
 use super::Staging;
 use crate::{
-    Mode,
     durable::{FILE_MODE, rename_new},
     fault,
     store::LoosePath,
@@ -39,16 +38,16 @@ pub(super) struct Incoming<'s> {
 }
 
 /// A file without its final name, deleted on drop.
-struct Temporary<'s> {
+pub(super) struct Temporary<'s> {
     staging: &'s Staging,
     path: String,
-    file: File,
+    pub(super) file: File,
     is_named: bool,
 }
 
 impl<'s> Incoming<'s> {
     pub(super) fn new(staging: &'s Staging, name: ObjectName) -> Self {
-        let path = LoosePath::new(name, Mode::Archive);
+        let path = LoosePath::new(name, staging.mode);
         Self { staging, name, path, pending: Vec::new(), file: None, is_known: false }
     }
 
@@ -86,23 +85,12 @@ impl<'s> Incoming<'s> {
     }
 
     fn name_it(self) -> io::Result<bool> {
-        let Some(mut temporary) = self.file else { return Ok(false) };
+        let Some(temporary) = self.file else { return Ok(false) };
         fault::point("staging:received")?;
-        let dir = self.staging.dir();
         if !self.staging.is_mode_kept {
             fchmod(&temporary.file, FILE_MODE)?;
         }
-        self.staging.per_object.sync_file(&temporary.file)?;
-        fault::point("staging:written")?;
-        let is_new = if self.name.kind == ObjectKind::CommitMeta {
-            renameat(dir, temporary.path.as_str(), dir, self.path.as_c_str())?;
-            true
-        } else {
-            rename_new(dir, temporary.path.as_str(), dir, self.path.as_c_str())?
-        };
-        temporary.is_named = is_new;
-        fault::point("staging:named")?;
-        Ok(is_new)
+        temporary.name_it(self.name, &self.path)
     }
 }
 
@@ -130,7 +118,7 @@ impl Write for Incoming<'_> {
 }
 
 impl<'s> Temporary<'s> {
-    fn create(staging: &'s Staging, object: &LoosePath) -> io::Result<Self> {
+    pub(super) fn create(staging: &'s Staging, object: &LoosePath) -> io::Result<Self> {
         let number = staging.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = format!("{}/.{number}", object.directory());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -147,6 +135,24 @@ impl<'s> Temporary<'s> {
             result => result?,
         };
         Ok(Self { staging, path, file: File::from(file), is_named: false })
+    }
+}
+
+impl Temporary<'_> {
+    /// Gives the file its name. Tells whether the object is new.
+    pub(super) fn name_it(mut self, name: ObjectName, path: &LoosePath) -> io::Result<bool> {
+        let dir = self.staging.dir();
+        self.staging.per_object.sync_file(&self.file)?;
+        fault::point("staging:written")?;
+        let is_new = if name.kind == ObjectKind::CommitMeta {
+            renameat(dir, self.path.as_str(), dir, path.as_c_str())?;
+            true
+        } else {
+            rename_new(dir, self.path.as_str(), dir, path.as_c_str())?
+        };
+        self.is_named = is_new;
+        fault::point("staging:named")?;
+        Ok(is_new)
     }
 }
 

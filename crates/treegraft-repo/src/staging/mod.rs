@@ -40,6 +40,7 @@ mod adopt;
 mod flush;
 mod incoming;
 mod index;
+mod plain;
 mod view;
 
 use std::{
@@ -100,6 +101,9 @@ pub struct Staging {
     durability: Durability,
     /// Whether a new file has the mode 0644 as it is made: the umask takes nothing of it away.
     is_mode_kept: bool,
+    /// In which form content objects are kept.
+    mode: Mode,
+    zlib_level: u32,
     /// Released last.
     lock: FileLock,
 }
@@ -137,10 +141,10 @@ pub struct Staged {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StagingError {
-    /// The repository does not store content objects as they are sent.
-    #[error("Could not stage objects for `{path}`: it is a {mode} repository, only archive ones can be pushed to",
+    /// The repository is of a kind that cannot be written.
+    #[error("Could not stage objects for `{path}`: it is a {mode} repository, only archive and bare-user ones can be written",
         path = path.display())]
-    NotArchive {
+    Mode {
         /// The repository.
         path: PathBuf,
         /// Its mode.
@@ -206,7 +210,7 @@ impl StagingError {
     /// Returns the stable code.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NotArchive { .. } => "not-archive",
+            Self::Mode { .. } => "not-writable-mode",
             Self::Verify(source) => source.code(),
             Self::Kind { .. } => "object-kind",
             Self::TooLarge { .. } => "too-large",
@@ -223,15 +227,15 @@ impl Staging {
     ///
     /// Each such area is adopted by exactly one push; areas of pushes that are alive are not touched.
     pub fn open(repo: &Repo) -> Result<(Self, Resumed), StagingError> {
-        if repo.mode() != Mode::Archive {
-            return Err(StagingError::NotArchive { path: repo.path().to_owned(), mode: repo.mode() });
+        if !matches!(repo.mode(), Mode::Archive | Mode::BareUser) {
+            return Err(StagingError::Mode { path: repo.path().to_owned(), mode: repo.mode() });
         }
         let fail = |source| StagingError::Io { path: private_dir::path(repo), source };
         let durability = Durability::of(repo);
         let private = private_dir::open(repo).map_err(fail)?;
         let parent = durable::make_dirs(private.as_fd(), STAGING, rustix::fs::Mode::RWXU, durability).map_err(fail)?;
         let root = private_dir::path(repo).join(STAGING);
-        let (Owned { name, dir, lock }, index) = adopt::open(parent.as_fd(), &root)?;
+        let (Owned { name, dir, lock }, index) = adopt::open(parent.as_fd(), &root, repo.mode())?;
         let (objects, bytes) = index.total();
         let resumed = Resumed { objects, bytes };
         let path = root.join(&name);
@@ -254,6 +258,8 @@ impl Staging {
             flushes,
             durability,
             is_mode_kept,
+            mode: repo.mode(),
+            zlib_level: repo.config().zlib_level,
             lock,
         };
         Ok((staging, resumed))
@@ -321,6 +327,9 @@ impl Staging {
         if name.kind != ObjectKind::File {
             return Err(StagingError::Kind { name, reason: "it is no content object" });
         }
+        if self.mode != Mode::Archive {
+            return Err(StagingError::Kind { name, reason: "only archive repositories store it as it is sent" });
+        }
         let mut source = Limited { source, left_bytes: max_bytes, is_exceeded: false };
         let mut incoming = Incoming::new(self, name);
         let info = verify::content(name, &mut source, &mut incoming).map_err(|error| match error {
@@ -371,7 +380,7 @@ impl Staging {
             let is_of_another = self.index.is_adopted(name) && !is_of_push(name);
             Ok(is_of_another && is_young(modified_secs, now_secs) && !repo.has(name).map_err(io::Error::other)?)
         };
-        let is_any_left = adopt::sweep(self.dir.as_fd(), &mut is_kept)
+        let is_any_left = adopt::sweep(self.dir.as_fd(), self.mode, &mut is_kept)
             .map_err(|source| StagingError::Io { path: self.path.clone(), source })?;
         if is_any_left { Ok(()) } else { self.remove() }
     }
@@ -384,7 +393,7 @@ impl Staging {
 
     /// Drops the staged detached metadata of a commit, if there is any.
     pub fn forget_commit_meta(&self, commit: CommitId) -> Result<(), StagingError> {
-        let path = crate::store::LoosePath::new(ObjectName::commit_meta(commit), Mode::Archive);
+        let path = crate::store::LoosePath::new(ObjectName::commit_meta(commit), self.mode);
         let fail = |source| StagingError::Io { path: self.path.join(path.as_str()), source };
         durable::unlink_if_there(&self.dir, path.as_c_str())
             .and_then(|_| fault::point("staging:meta-forgotten"))
@@ -413,7 +422,7 @@ impl Staging {
     }
 
     fn loose(&self) -> LooseDir<'_> {
-        LooseDir::new(self.dir.as_fd(), &self.path, Mode::Archive)
+        LooseDir::new(self.dir.as_fd(), &self.path, self.mode)
     }
 
     fn write_error(&self, name: ObjectName, source: io::Error) -> StagingError {
@@ -452,7 +461,7 @@ fn clear_leftovers(repo: &Repo, now_secs: u64, clearing: Clearing) -> Result<Cle
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Cleared::default()),
         Err(source) => return Err(StagingError::Io { path, source }),
     };
-    adopt::clear(root.as_fd(), &path, &|modified_secs| !is_young(modified_secs, now_secs), clearing)
+    adopt::clear(root.as_fd(), &path, repo.mode(), &|modified_secs| !is_young(modified_secs, now_secs), clearing)
 }
 
 /// Tells whether an object of an interrupted push still waits for its next try.

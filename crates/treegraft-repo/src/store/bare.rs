@@ -18,7 +18,7 @@ use crate::{
 
 /// The extended attribute in which bare-user repositories keep owner, mode and extended attributes: `(uuua(ayay))` with
 /// big-endian numbers.
-const BARE_USER_XATTR: &str = "user.ostreemeta";
+pub(crate) const BARE_USER_XATTR: &str = "user.ostreemeta";
 
 /// Bytes of `user.ostreemeta` before the extended attributes: user id, group id, mode.
 const BARE_USER_FIXED_BYTES: usize = 12;

@@ -7,6 +7,7 @@ mod iter;
 mod loose_dir;
 mod path;
 
+pub(crate) use bare::BARE_USER_XATTR;
 pub use content::Content;
 pub(crate) use content::PARTIAL_SUFFIX;
 pub use iter::{Listing, Objects};

@@ -9,8 +9,10 @@ use crate::{
 
 pub(crate) mod caller;
 pub(crate) mod check_program;
+pub(crate) mod commit;
 pub(crate) mod demo;
 pub(crate) mod diff;
+pub(crate) mod export;
 pub(crate) mod fsck;
 pub(crate) mod generate;
 pub(crate) mod init;
@@ -31,6 +33,8 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, command: Command) -> Result<Exit,
         Command::Push(args) => push::run(ui, global, *args),
         Command::Receive(args) => receive::run(ui, global, &args),
         Command::Shell(args) => shell::run(ui, global, &args),
+        Command::Commit(args) => commit::run(ui, global, *args),
+        Command::Export(args) => export::run(ui, global, *args),
         Command::Init(args) => init::run(ui, global, &args),
         Command::Refs(args) => refs::run(ui, global, &args),
         Command::Log(args) => log::run(ui, global, &args),

@@ -15,7 +15,7 @@ use treegraft_repo::{
 use treegraft_server::{
     PruneError, ReceiverError, ServeError, config::ConfigError, ostree_receive::OstreeReceiveError,
 };
-use treegraft_tree::TreeError;
+use treegraft_tree::{StoreError, TreeError};
 use treegraft_wire::ApiError;
 
 use super::CommandError;
@@ -71,6 +71,15 @@ impl From<ReadError> for CommandError {
 impl From<TreeError> for CommandError {
     fn from(error: TreeError) -> Self {
         Self::user_or_temporary(error.is_temporary(), error)
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Staging(error) => error.into(),
+            StoreError::Read(error) => error.into(),
+        }
     }
 }
 

@@ -85,9 +85,9 @@ impl SourceArgs {
         let progress = Arc::clone(progress);
         Ok(Awaited::start(move || {
             let hash = HashOptions { progress: &|bytes| progress.hashing(bytes), ..HashOptions::default() };
-            let Made { objects, commits } = make(hash)?;
-            progress.hashed(objects.files().count() as u64);
-            Ok(Source::of_trees(objects, commits)?)
+            let commits = make(hash)?;
+            progress.hashed(commits.objects.files().count() as u64);
+            commits.into_source()
         }))
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn make(builds: &[BuildDir], words: &CommitWords, options: HashOption
         let tree = build.tree()?;
         let installed_bytes = installed_size(&tree);
         let root = made.objects.add(tree, options)?;
-        made.add(build.ref_name().clone(), &build.commit(root, installed_bytes, None, words));
+        made.commits.push((build.ref_name().clone(), build.commit(root, installed_bytes, None, words)));
     }
     Ok(made)
 }

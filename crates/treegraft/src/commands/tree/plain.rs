@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use treegraft_flatpak::GraftOptions;
+use treegraft_flatpak::{COLLECTION_BINDING, GraftOptions, REF_BINDING};
 use treegraft_object::{
-    Commit, RefName,
+    CollectionId, Commit, RefName,
     gvariant::{Dict, Variant},
 };
 use treegraft_tree::{Attributes, HashOptions, Rules, Tree, scan};
@@ -37,6 +37,9 @@ pub(crate) struct Words {
     pub(crate) subject: String,
     pub(crate) body: String,
     pub(crate) timestamp_secs: u64,
+    pub(crate) bind_refs: Vec<RefName>,
+    /// The repository's collection id.
+    pub(crate) collection_id: Option<CollectionId>,
 }
 
 impl Words {
@@ -46,6 +49,8 @@ impl Words {
             subject: graft.subject.clone().unwrap_or_default(),
             body: graft.body.clone().unwrap_or_default(),
             timestamp_secs: graft.timestamp_secs.unwrap_or_else(clock::now_secs),
+            bind_refs: graft.bind_refs.clone(),
+            collection_id: None,
         }
     }
 }
@@ -65,7 +70,12 @@ impl PlainTreeArgs {
         }
         let root = made.objects.add(tree, options)?;
         let mut metadata = Dict::new();
-        metadata.set("ostree.ref-binding", Variant::strings([branch]));
+        let mut bound: Vec<&RefName> = words.bind_refs.iter().chain([branch]).collect();
+        bound.sort();
+        metadata.set(REF_BINDING, Variant::strings(bound));
+        if let Some(id) = &words.collection_id {
+            metadata.set(COLLECTION_BINDING, Variant::string(id.as_str()));
+        }
         let commit = Commit {
             metadata,
             parent: None,
@@ -75,7 +85,7 @@ impl PlainTreeArgs {
             root_tree: root.tree,
             root_meta: root.meta,
         };
-        made.add(branch.clone(), &commit);
+        made.commits.push((branch.clone(), commit));
         Ok(made)
     }
 }

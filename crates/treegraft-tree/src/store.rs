@@ -1,0 +1,117 @@
+//! Storing the objects of trees in a repository, on all cores.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use treegraft_object::{ContentId, ObjectName};
+use treegraft_repo::{Find, ReadError, Repo, Staging, StagingError};
+
+use crate::{HashOptions, TreeObjects, hash::threads};
+
+/// What was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stored {
+    /// All objects of the trees and commits, for a [`Transaction`](treegraft_repo::Transaction).
+    pub objects: Vec<ObjectName>,
+    /// How many of them the repository did not have.
+    pub new_objects: u64,
+    /// What these take there, in bytes.
+    pub new_bytes: u64,
+}
+
+/// Why objects could not be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The repository does not take them.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// They cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl TreeObjects {
+    /// Stages all objects that the repository does not have. `options.progress` is told of plain bytes.
+    pub fn store(&self, repo: &Repo, staging: &Staging, options: HashOptions<'_>) -> Result<Stored, StoreError> {
+        let mut stored = Stored::default();
+        for name in self.metadata_names() {
+            stored.objects.push(name);
+            if repo.has(name)? {
+                continue;
+            }
+            let data = self.metadata(name)?.unwrap_or_default();
+            let staged = staging.stage_metadata(name, &data)?;
+            stored.new_objects += u64::from(staged.is_new);
+            stored.new_bytes += if staged.is_new { staged.archived_bytes } else { 0 };
+        }
+        let mut files: Vec<(ContentId, u64)> = self.files().collect();
+        stored.objects.extend(files.iter().map(|&(id, _)| ObjectName::from(id)));
+        // The largest first, so that no thread begins with one when the others are done.
+        files.sort_unstable_by_key(|&(id, bytes)| (std::cmp::Reverse(bytes), id));
+        let (objects, bytes) = self.store_files(repo, staging, &files, options)?;
+        stored.new_objects += objects;
+        stored.new_bytes += bytes;
+        Ok(stored)
+    }
+
+    fn store_files(
+        &self,
+        repo: &Repo,
+        staging: &Staging,
+        files: &[(ContentId, u64)],
+        options: HashOptions<'_>,
+    ) -> Result<(u64, u64), StoreError> {
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        let store_some = || {
+            let mut stored = (0, 0);
+            while let Some(&(id, bytes)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.store_file(repo, staging, id) {
+                    Ok(Some(archived_bytes)) => stored = (stored.0 + 1, stored.1 + archived_bytes),
+                    Ok(None) => {}
+                    Err(error) => {
+                        next.store(files.len(), Ordering::Relaxed);
+                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        break;
+                    }
+                }
+                (options.progress)(bytes);
+            }
+            stored
+        };
+        let total = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads(options, files.len())).map(|_| scope.spawn(store_some)).collect();
+            threads.into_iter().fold((0, 0), |total, thread| {
+                let (objects, bytes) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                (total.0 + objects, total.1 + bytes)
+            })
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(total),
+        }
+    }
+
+    /// Stages a content object unless the repository has it. Returns what it takes there in bytes, if it is new.
+    fn store_file(&self, repo: &Repo, staging: &Staging, id: ContentId) -> Result<Option<u64>, StoreError> {
+        if staging.has(id) || repo.has(id.into())? {
+            return Ok(None);
+        }
+        let (header, content_bytes, mut content) = self.open(id)?;
+        let staged =
+            staging.stage_plain(id, header, content_bytes, &mut content).map_err(|error| match error.code() {
+                // It cannot be anything else: what was hashed is not what was read now.
+                "checksum-mismatch" | "content-size" => StoreError::Read(self.changed(id)),
+                _ => error.into(),
+            })?;
+        if let Some(flush) = staging.due_flush(&staged) {
+            flush.run();
+        }
+        Ok(staged.is_new.then_some(staged.archived_bytes))
+    }
+}
