@@ -19,6 +19,7 @@
 //! A file must look before and after it is hashed as it did when it was listed. Who reads its content later compares the checksum: content is never sent or stored under a name that it does not have any more.
 #![forbid(unsafe_code)]
 
+mod commit_rules;
 mod content;
 mod error;
 mod hash;
@@ -27,6 +28,7 @@ mod scan;
 mod store;
 mod tree;
 
+pub use commit_rules::{CommitRules, ModeRule, RuleError};
 pub use content::Content;
 pub use error::TreeError;
 pub use hash::{HashOptions, Root};

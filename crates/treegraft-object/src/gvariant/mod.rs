@@ -19,6 +19,7 @@
 mod check;
 mod dict;
 mod frame;
+mod text;
 mod types;
 mod variant;
 mod write;
@@ -26,6 +27,7 @@ mod write;
 pub use check::{NotNormal, check};
 pub use dict::Dict;
 pub use frame::{elements, tuple};
+pub use text::{TextError, parse_text};
 pub use types::{InvalidType, Type};
 pub use variant::Variant;
 pub use write::{ArrayWriter, TupleWriter};

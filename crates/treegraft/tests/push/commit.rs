@@ -96,6 +96,48 @@ fn a_commit_is_what_ostree_commits() {
 }
 
 #[test]
+fn options_mean_what_they_mean_for_ostree() {
+    let Some(site) = Site::new() else { return };
+    let folder = folder(&site, 9);
+    let (ours, theirs) = (site.env.root().join("ours"), site.env.root().join("theirs"));
+    for repo in [&ours, &theirs] {
+        site.ostree.init(repo, RepoMode::Archive, None);
+    }
+    let file = |name: &str, content: &str| {
+        fs::write(site.env.root().join(name), content).expect("the folder is ours");
+        site.env.root().join(name).display().to_string()
+    };
+    fs::create_dir_all(folder.join("left/out")).expect("the folder is ours");
+    fs::write(folder.join("left/out/file"), "x").expect("the folder is ours");
+    fs::create_dir_all(folder.join("strict")).expect("the folder is ours");
+    let modes = format!("--statoverride={}", file("modes", "2048 /empty\n=448 /strict\n\n=493 /large\n"));
+    let skipped = format!("--skip-list={}", file("skipped", "/left/out\n/private\n"));
+    let metadata = ["--add-metadata-string=version=1.2", "--add-metadata=key=(uint64 7, ['a', 'b'], <true>)"];
+    for options in [
+        vec!["--owner-uid=5", "--owner-gid=6"],
+        vec!["--canonical-permissions"],
+        vec!["--owner-uid=0", "--owner-gid=0", "--no-xattrs", &modes, &skipped],
+        vec!["--canonical-permissions", &modes],
+        [&["--owner-uid=0", "--owner-gid=0"], &metadata[..]].concat(),
+    ] {
+        let tree = format!("--tree=dir={}", folder.display());
+        let same = [&["--branch=main", "--timestamp=@1577836800"], &options[..]].concat();
+        let _ = site.ostree.at(&theirs, "commit", [&[tree.as_str()], &same[..]].concat());
+        site.treegraft(["commit", "--repo", path(&ours), "--tree", path(&folder)].iter().chain(&same)).ok();
+        let heads = [&ours, &theirs].map(|repo| site.ostree.rev_parse(repo, "main"));
+        assert_eq!(heads[0], heads[1], "the commit is the same, bit for bit: {options:?}");
+    }
+    for (rule, reason) in
+        [("1 /nowhere", "/nowhere"), ("x /empty", "no decimal number"), ("1 /strict", "cannot be added to")]
+    {
+        let modes = format!("--statoverride={}", file("modes", rule));
+        let run = site.treegraft(["commit", "--repo", path(&ours), "--tree", path(&folder), "--branch=main", &modes]);
+        assert_eq!(run.code(), Some(1), "`{rule}`: {}", run.report());
+        assert!(run.stderr_text().contains(reason), "`{rule}`: {}", run.report());
+    }
+}
+
+#[test]
 fn a_build_directory_is_exported_as_flatpak_exports_it() {
     let Some(site) = Site::new() else { return };
     let Some(flatpak) = Flatpak::find() else { return };

@@ -1,14 +1,17 @@
 //! A plain tree, as `ostree commit` takes it.
 
-use std::path::PathBuf;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use treegraft_flatpak::{COLLECTION_BINDING, GraftOptions, REF_BINDING};
 use treegraft_object::{
     CollectionId, Commit, RefName,
-    gvariant::{Dict, Variant},
+    gvariant::{Dict, Variant, parse_text},
 };
-use treegraft_tree::{Attributes, HashOptions, Rules, Tree, scan};
+use treegraft_tree::{CommitRules, HashOptions, RuleError, Tree, scan};
 
 use super::Made;
 use crate::{clock, error::CommandError};
@@ -26,9 +29,42 @@ pub(crate) struct PlainTreeArgs {
     /// Group id of all files and directories
     #[arg(long, value_name = "GID", requires = "tree")]
     owner_gid: Option<u32>,
+    /// Owned by root, writable to its owner alone, no set-user-id or extended attributes
+    #[arg(long, requires = "tree", conflicts_with_all = ["owner_uid", "owner_gid"])]
+    canonical_permissions: bool,
     /// Commit no extended attributes
     #[arg(long, requires = "tree")]
     no_xattrs: bool,
+    /// File with modes: `=MODE PATH` sets one, `MODE PATH` adds bits, in decimal numbers
+    #[arg(long, value_name = "FILE", requires = "tree")]
+    statoverride: Option<PathBuf>,
+    /// File with paths to leave out, one in each line
+    #[arg(long, value_name = "FILE", requires = "tree")]
+    skip_list: Option<PathBuf>,
+    /// Add a text to the commit's metadata
+    #[arg(long, value_name = "KEY=TEXT", requires = "tree", value_parser = string_entry)]
+    add_metadata_string: Vec<(String, Variant)>,
+    /// Add a value to the commit's metadata, in GVariant's text format: `KEY=uint32 7`, `KEY=['a', 'b']`
+    #[arg(long, value_name = "KEY=VALUE", requires = "tree", value_parser = value_entry)]
+    add_metadata: Vec<(String, Variant)>,
+}
+
+/// Reads `KEY=TEXT`.
+fn string_entry(text: &str) -> Result<(String, Variant), String> {
+    let (key, value) = split(text)?;
+    Ok((key.to_owned(), Variant::string(value)))
+}
+
+/// Reads `KEY=VALUE`.
+fn value_entry(text: &str) -> Result<(String, Variant), String> {
+    let (key, value) = split(text)?;
+    let value = parse_text(value).map_err(|error| format!("{error}; a text has quotes, `{key}='text'`"))?;
+    Ok((key.to_owned(), value))
+}
+
+fn split(text: &str) -> Result<(&str, &str), String> {
+    let (key, value) = text.split_once('=').ok_or("it has no `=` between key and value")?;
+    if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok((key, value)) }
 }
 
 /// What a commit says of itself.
@@ -65,11 +101,12 @@ impl PlainTreeArgs {
         let mut made = Made::default();
         let mut tree = Tree::new();
         if let Some(directory) = &self.tree {
-            let mut rules = Plain { args: self };
+            let mut rules = self.rules()?;
             scan(&mut tree, Tree::ROOT, directory, &mut rules)?;
+            rules.check().map_err(CommandError::user)?;
         }
         let root = made.objects.add(tree, options)?;
-        let mut metadata = Dict::new();
+        let mut metadata: Dict = self.add_metadata_string.iter().chain(&self.add_metadata).cloned().collect();
         let mut bound: Vec<&RefName> = words.bind_refs.iter().chain([branch]).collect();
         bound.sort();
         metadata.set(REF_BINDING, Variant::strings(bound));
@@ -90,18 +127,36 @@ impl PlainTreeArgs {
     }
 }
 
-struct Plain<'a> {
-    args: &'a PlainTreeArgs,
+impl PlainTreeArgs {
+    fn rules(&self) -> Result<CommitRules, CommandError> {
+        let mut rules = CommitRules::default();
+        (rules.owner_uid, rules.owner_gid) = (self.owner_uid, self.owner_gid);
+        (rules.is_canonical, rules.keeps_xattrs) = (self.canonical_permissions, !self.no_xattrs);
+        let read = |path: &Path| {
+            fs::read_to_string(path)
+                .map_err(|source| CommandError::user(UnreadableFile { path: path.to_owned(), source }))
+        };
+        if let Some(path) = &self.statoverride {
+            let invalid = |source| CommandError::user(InvalidFile { path: path.clone(), source });
+            rules.read_modes(&read(path)?).map_err(invalid)?;
+        }
+        if let Some(path) = &self.skip_list {
+            rules.read_skipped(&read(path)?);
+        }
+        Ok(rules)
+    }
 }
 
-impl Rules for Plain<'_> {
-    fn apply(&mut self, _path: &str, found: Attributes) -> Option<Attributes> {
-        let uid = self.args.owner_uid.unwrap_or(found.uid);
-        let gid = self.args.owner_gid.unwrap_or(found.gid);
-        Some(Attributes { uid, gid, mode: found.mode })
-    }
+#[derive(Debug, thiserror::Error)]
+#[error("Could not read `{path}`", path = path.display())]
+struct UnreadableFile {
+    path: PathBuf,
+    source: io::Error,
+}
 
-    fn keeps_xattrs(&self) -> bool {
-        !self.args.no_xattrs
-    }
+#[derive(Debug, thiserror::Error)]
+#[error("`{path}` is not valid", path = path.display())]
+struct InvalidFile {
+    path: PathBuf,
+    source: RuleError,
 }
