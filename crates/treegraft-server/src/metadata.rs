@@ -12,6 +12,10 @@ use crate::{
     signing,
 };
 
+/// How often `flatpak build-update-repo` is run when it fails: it takes no lock for what it writes, so that another run of it,
+/// or `ostree summary`, can take its files away.
+const FLATPAK_TRIES: u32 = 3;
+
 /// Brings the summary and what belongs to it up to date, with no ref in particular. Returns notes for the administrator.
 pub(crate) fn update(receiver: &Receiver, lock: &PublishLock) -> Result<Vec<String>, ApiError> {
     update_after(receiver, lock, &[])
@@ -42,7 +46,14 @@ pub(crate) fn update_after(
         gpg_keys: settings.gpg_keys.clone(),
         ..UpdateRepo::default()
     };
-    match flatpak.run(path) {
+    let mut updated = flatpak.run(path);
+    for _ in 1..FLATPAK_TRIES {
+        if !matches!(updated, Err(UpdateRepoError::Failed { .. })) {
+            break;
+        }
+        updated = flatpak.run(path);
+    }
+    match updated {
         Ok(_) => sign_foreign_summary(receiver, lock).map(|()| Vec::new()),
         Err(UpdateRepoError::NotFound { .. }) => {
             write_summary(receiver, lock)?;

@@ -45,6 +45,8 @@ mod shell;
 mod signatures;
 #[path = "push/signed.rs"]
 mod signed;
+#[path = "push/soak.rs"]
+mod soak;
 #[path = "push/source.rs"]
 mod source;
 #[path = "push/storage.rs"]
