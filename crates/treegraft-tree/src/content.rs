@@ -18,14 +18,16 @@ pub enum Content {
     /// In memory.
     Memory(Arc<[u8]>),
     /// In another file, from this byte on.
-    Part {
-        /// The other file.
-        file: Arc<fs::File>,
-        /// The first byte.
-        offset: u64,
-        /// Its path, for messages.
-        path: Arc<Path>,
-    },
+    Part(Arc<Container>, u64),
+}
+
+/// A file with the content of many.
+#[derive(Debug)]
+pub struct Container {
+    /// The open file.
+    pub file: fs::File,
+    /// Its path, for messages.
+    pub path: PathBuf,
 }
 
 impl Content {
@@ -34,7 +36,7 @@ impl Content {
         match self {
             Self::Directory(directory) => directory.join(name),
             Self::Memory(_) => PathBuf::from(name),
-            Self::Part { path, .. } => path.join(name),
+            Self::Part(container, _) => container.path.join(name),
         }
     }
 
@@ -43,8 +45,8 @@ impl Content {
         Ok(match self {
             Self::Directory(directory) => Opened::File(open(&directory.join(name))?),
             Self::Memory(data) => Opened::Memory(io::Cursor::new(Arc::clone(data))),
-            Self::Part { file, offset, .. } => {
-                Opened::Part { file: Arc::clone(file), at: *offset, end: offset.saturating_add(bytes) }
+            Self::Part(container, offset) => {
+                Opened::Part { container: Arc::clone(container), at: *offset, end: offset.saturating_add(bytes) }
             }
         })
     }
@@ -60,7 +62,7 @@ fn open(path: &Path) -> io::Result<fs::File> {
 pub(crate) enum Opened {
     File(fs::File),
     Memory(io::Cursor<Arc<[u8]>>),
-    Part { file: Arc<fs::File>, at: u64, end: u64 },
+    Part { container: Arc<Container>, at: u64, end: u64 },
 }
 
 impl Read for Opened {
@@ -68,10 +70,10 @@ impl Read for Opened {
         match self {
             Self::File(file) => file.read(buffer),
             Self::Memory(data) => data.read(buffer),
-            Self::Part { file, at, end } => {
+            Self::Part { container, at, end } => {
                 let left = usize::try_from(*end - *at).unwrap_or(usize::MAX);
                 let limit = buffer.len().min(left);
-                let count = file.read_at(&mut buffer[..limit], *at)?;
+                let count = container.file.read_at(&mut buffer[..limit], *at)?;
                 *at += count as u64;
                 Ok(count)
             }

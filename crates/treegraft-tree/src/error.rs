@@ -67,6 +67,22 @@ pub enum TreeError {
         /// How large the dirtree would be.
         bytes: u64,
     },
+    /// An archive cannot be read.
+    #[error("`{path}` is no valid tar archive: {reason}", path = path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// An archive is compressed in a way that is not read.
+    #[error("`{path}` is compressed with {program}, which is not read", path = path.display())]
+    Compressed {
+        /// The archive.
+        path: PathBuf,
+        /// The program that decompresses it.
+        program: &'static str,
+    },
     /// A file does not stay as it is.
     #[error("`{path}` changed while it was read", path = path.display())]
     Changed {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! scan         a directory is listed into a Tree: names, owners, modes, extended attributes, symlink targets
+//! read_tar     an archive is listed in the same way
 //! TreeObjects  the files of a Tree are hashed on all cores, its dirtrees and dirmetas made: every object has its id
 //! store        in a repository: what it lacks is compressed, or copied, on all cores
 //! open         content is read again where somebody wants it
@@ -26,13 +27,15 @@ mod hash;
 mod objects;
 mod scan;
 mod store;
+mod tar;
 mod tree;
 
 pub use commit_rules::{CommitRules, ModeRule, RuleError};
-pub use content::Content;
+pub use content::{Container, Content};
 pub use error::TreeError;
 pub use hash::{HashOptions, Root};
 pub use objects::TreeObjects;
 pub use scan::{Attributes, Rules, scan};
 pub use store::{StoreError, Stored};
+pub use tar::{TarOptions, read_tar};
 pub use tree::{DirIndex, File, Header, Tree};

@@ -9,7 +9,7 @@ use std::{
 
 use treegraft_object::{Checksum, DirMeta, FileHeader, FileKind};
 
-use crate::{Content, TreeError, content::Opened, scan::Stamp};
+use crate::{Container, Content, TreeError, content::Opened, scan::Stamp};
 
 /// A directory of a [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +61,12 @@ impl File {
         let data = data.into();
         let content_bytes = data.len() as u64;
         Self { header, content_bytes, content: Content::Memory(data), stamp: None, name: Arc::default() }
+    }
+
+    /// Makes a file out of a part of another one, from `offset` on.
+    pub fn part(header: Arc<Header>, container: Arc<Container>, offset: u64, content_bytes: u64) -> Self {
+        let content = Content::Part(container, offset);
+        Self { header, content_bytes, content, stamp: None, name: Arc::default() }
     }
 
     /// Makes a symlink.
@@ -153,6 +159,21 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether there is nothing, not even a root with owner and mode.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.dirs.len() == 1 && self.files.is_empty() && self.dirs[0].meta.is_none()
+    }
+
+    /// Tells whether a directory has its owner and mode.
+    pub(crate) fn has_meta(&self, dir: DirIndex) -> bool {
+        self.dirs[dir.0 as usize].meta.is_some()
+    }
+
+    /// Returns a directory's entry of this name.
+    pub(crate) fn entry(&self, parent: DirIndex, name: &str) -> Option<&Entry> {
+        self.dirs[parent.0 as usize].entries.get(name)
     }
 
     /// Returns the sizes in bytes of all regular files, each as often as it has a name.

@@ -102,6 +102,11 @@ fn find_account(accounts: &str, uid: u32) -> Option<Account> {
     })
 }
 
+/// Returns where temporary files are made.
+pub(crate) fn temporary_dir() -> PathBuf {
+    env::temp_dir()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,7 +70,13 @@ impl From<ReadError> for CommandError {
 
 impl From<TreeError> for CommandError {
     fn from(error: TreeError) -> Self {
-        Self::user_or_temporary(error.is_temporary(), error)
+        let hint = match &error {
+            TreeError::Compressed { program, path } => {
+                Some(format!("decompress it on the way: `{program} -dc {} | treegraft … --tree-tar -`", path.display()))
+            }
+            _ => None,
+        };
+        Self::user_or_temporary(error.is_temporary(), error).hints_from(hint)
     }
 }
 

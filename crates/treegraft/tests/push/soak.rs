@@ -205,7 +205,7 @@ impl Soak {
         self.seen.meanwhile(Duration::from_secs(1), |_| {
             let run = self.ostree(&["prune", "--refs-only"]);
             // libostree gives up after 30 s; that a push is always under way is no mistake.
-            assert!(run.success() || run.stderr_text().contains("lock"), "{}", run.report());
+            assert!(run.success() || run.stderr_text().contains("Locking repo"), "{}", run.report());
             Seen::count(if run.success() { &self.seen.prunes } else { &self.seen.prunes_locked_out });
         });
     }

@@ -56,6 +56,28 @@ fn a_directory_becomes_what_ostree_commit_makes_of_it() {
 }
 
 #[test]
+fn an_archive_becomes_what_the_directory_becomes() {
+    let Some(site) = Site::new() else { return };
+    let folder = site.tree("tree", &[("a/one", "1"), ("a/two", "2"), ("three", "3")]);
+    let archive = site.env.root().join("tree.tar.gz");
+    Run::of(site.env.command("tar").arg("-C").arg(&folder).arg("-czf").arg(&archive).arg(".")).ok();
+    site.push_unstored(&["--tree", path(&folder), "--branch=from/directory"]).ok();
+    site.push_unstored(&["--tree-tar", path(&archive), "--branch=from/archive"]).ok();
+    let command = site.push_unstored_command(&["--tree-tar", "-", "--branch=from/pipe"]);
+    let mut piped = site.env.command("sh");
+    piped.args(["-c", "archive=$1; shift; exec \"$@\" < \"$archive\"", "sh"]).arg(&archive);
+    Run::of(piped.arg(command.get_program()).args(command.get_args())).ok();
+    let listed = site.ostree.ls(&site.server, "from/directory");
+    for branch in ["from/archive", "from/pipe"] {
+        assert_eq!(site.ostree.ls(&site.server, branch), listed, "`{branch}`");
+    }
+    let compressed = site.tree("other", &[("x.tar.zst", "")]).join("x.tar.zst");
+    fs::write(&compressed, b"\x28\xb5\x2f\xfd").expect("the folder is ours");
+    let run = site.push_unstored(&["--tree-tar", path(&compressed), "--branch=x"]);
+    assert!(run.code() == Some(1) && run.stderr_text().contains("zstd -dc"), "a way is told: {}", run.report());
+}
+
+#[test]
 fn only_what_is_new_is_sent() {
     let Some(site) = Site::new() else { return };
     let folder = site.tree("tree", &[("a/one", "1"), ("a/two", "2"), ("b/three", "3"), ("four", "4")]);

@@ -22,7 +22,7 @@ use crate::{cli::GlobalArgs, clock, error::CommandError, progress::PushProgress,
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
     /// Refs to push [default: all]
-    #[arg(value_name = "REF[:TARGET]", conflicts_with_all = ["tree", "build_dir"])]
+    #[arg(value_name = "REF[:TARGET]", conflicts_with_all = ["plain", "build_dir"])]
     refs: Vec<PushRef>,
     #[command(flatten)]
     tree: PlainTreeArgs,
@@ -30,7 +30,7 @@ pub(super) struct SourceArgs {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["tree", "exact"],
+        conflicts_with_all = ["plain", "exact"],
         help_heading = "A directory instead of a repository"
     )]
     build_dir: Vec<PathBuf>,
@@ -55,9 +55,10 @@ impl SourceArgs {
     ) -> Result<Awaited, CommandError> {
         let Self { refs, tree, build_dir, branch, build } = self;
         let make: Make = if tree.is_given() {
-            global.refuse_repo("`--tree` names what is pushed")?;
+            global.refuse_repo("`--tree` or `--tree-tar` names what is pushed")?;
             let branch = branch.ok_or_else(|| {
-                CommandError::usage("`--tree` needs a ref").hint("name the ref on the server with `--branch REF`")
+                CommandError::usage("A directory or an archive needs a ref")
+                    .hint("name the ref on the server with `--branch REF`")
             })?;
             let branch = RefName::new(branch)?;
             options.graft.check(&branch).map_err(CommandError::usage)?;

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -11,41 +12,47 @@ use treegraft_object::{
     CollectionId, Commit, RefName,
     gvariant::{Dict, Variant, parse_text},
 };
-use treegraft_tree::{CommitRules, HashOptions, RuleError, Tree, scan};
+use treegraft_tree::{CommitRules, HashOptions, RuleError, TarOptions, Tree, read_tar, scan};
 
 use super::Made;
-use crate::{clock, error::CommandError};
+use crate::{clock, environment, error::CommandError};
 
 /// A directory or an archive that becomes a commit.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "A directory instead of a repository")]
 pub(crate) struct PlainTreeArgs {
     /// Commit this directory to the ref `--branch`
-    #[arg(long, value_name = "DIR")]
-    pub(crate) tree: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", group = "plain")]
+    tree: Option<PathBuf>,
+    /// Commit what is in this tar archive, plain or compressed with gzip; `-` for standard input
+    #[arg(long, value_name = "FILE", group = "plain", conflicts_with = "tree")]
+    tree_tar: Option<PathBuf>,
+    /// Make directories that the archive does not list
+    #[arg(long, requires = "tree_tar")]
+    tar_autocreate_parents: bool,
     /// User id of all files and directories
-    #[arg(long, value_name = "UID", requires = "tree")]
+    #[arg(long, value_name = "UID", requires = "plain")]
     owner_uid: Option<u32>,
     /// Group id of all files and directories
-    #[arg(long, value_name = "GID", requires = "tree")]
+    #[arg(long, value_name = "GID", requires = "plain")]
     owner_gid: Option<u32>,
     /// Owned by root, writable to its owner alone, no set-user-id or extended attributes
-    #[arg(long, requires = "tree", conflicts_with_all = ["owner_uid", "owner_gid"])]
+    #[arg(long, requires = "plain", conflicts_with_all = ["owner_uid", "owner_gid"])]
     canonical_permissions: bool,
     /// Commit no extended attributes
-    #[arg(long, requires = "tree")]
+    #[arg(long, requires = "plain")]
     no_xattrs: bool,
     /// File with modes: `=MODE PATH` sets one, `MODE PATH` adds bits, in decimal numbers
-    #[arg(long, value_name = "FILE", requires = "tree")]
+    #[arg(long, value_name = "FILE", requires = "plain")]
     statoverride: Option<PathBuf>,
     /// File with paths to leave out, one in each line
-    #[arg(long, value_name = "FILE", requires = "tree")]
+    #[arg(long, value_name = "FILE", requires = "plain")]
     skip_list: Option<PathBuf>,
     /// Add a text to the commit's metadata
-    #[arg(long, value_name = "KEY=TEXT", requires = "tree", value_parser = string_entry)]
+    #[arg(long, value_name = "KEY=TEXT", requires = "plain", value_parser = string_entry)]
     add_metadata_string: Vec<(String, Variant)>,
     /// Add a value to the commit's metadata, in GVariant's text format: `KEY=uint32 7`, `KEY=['a', 'b']`
-    #[arg(long, value_name = "KEY=VALUE", requires = "tree", value_parser = value_entry)]
+    #[arg(long, value_name = "KEY=VALUE", requires = "plain", value_parser = value_entry)]
     add_metadata: Vec<(String, Variant)>,
 }
 
@@ -93,18 +100,24 @@ impl Words {
 
 impl PlainTreeArgs {
     pub(crate) const fn is_given(&self) -> bool {
-        self.tree.is_some()
+        self.tree.is_some() || self.tree_tar.is_some()
     }
 
     /// Hashes the tree and makes the commit.
     pub(crate) fn make(&self, branch: &RefName, words: &Words, options: HashOptions<'_>) -> Result<Made, CommandError> {
         let mut made = Made::default();
         let mut tree = Tree::new();
-        if let Some(directory) = &self.tree {
-            let mut rules = self.rules()?;
-            scan(&mut tree, Tree::ROOT, directory, &mut rules)?;
-            rules.check().map_err(CommandError::user)?;
+        let mut rules = self.rules()?;
+        match (&self.tree, &self.tree_tar) {
+            (Some(directory), _) => scan(&mut tree, Tree::ROOT, directory, &mut rules)?,
+            (None, Some(path)) => {
+                let temporary = environment::temporary_dir();
+                let options = TarOptions { makes_parents: self.tar_autocreate_parents, temporary: &temporary };
+                read_tar(&mut tree, open_archive(path)?, path, &mut rules, options)?;
+            }
+            (None, None) => {}
         }
+        rules.check().map_err(CommandError::user)?;
         let root = made.objects.add(tree, options)?;
         let mut metadata: Dict = self.add_metadata_string.iter().chain(&self.add_metadata).cloned().collect();
         let mut bound: Vec<&RefName> = words.bind_refs.iter().chain([branch]).collect();
@@ -125,6 +138,15 @@ impl PlainTreeArgs {
         made.commits.push((branch.clone(), commit));
         Ok(made)
     }
+}
+
+/// Opens a file, or standard input.
+fn open_archive(path: &Path) -> Result<fs::File, CommandError> {
+    let fail = |source| CommandError::user(UnreadableFile { path: path.to_owned(), source });
+    if path == Path::new("-") {
+        return io::stdin().as_fd().try_clone_to_owned().map(fs::File::from).map_err(fail);
+    }
+    fs::File::open(path).map_err(fail)
 }
 
 impl PlainTreeArgs {
