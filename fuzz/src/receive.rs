@@ -200,7 +200,6 @@ impl Client {
                 let path = input.text();
                 self.asked.publishes |= path.contains("publish");
                 let body = input.long_bytes().to_vec();
-                self.asked.open(&body);
                 self.send(path, body, End::of(input));
             }
             _ => {
@@ -285,10 +284,9 @@ impl Client {
     }
 
     /// Begins a request.
-    fn send(&mut self, path: String, body: Vec<u8>, end: End) {
-        if path == "pushes" {
-            self.asked.open(&body);
-        }
+    fn send(&mut self, path: String, mut body: Vec<u8>, end: End) {
+        end.cut(&mut body);
+        self.asked.open(&body);
         let Ok(request) = Request::builder()
             .method(Method::POST)
             .uri(format!("http://treegraft/api/v1/{path}"))
@@ -381,10 +379,13 @@ impl End {
         }
     }
 
-    fn body(self, mut bytes: Vec<u8>) -> Body {
+    fn cut(self, bytes: &mut Vec<u8>) {
         if let Self::Short(share) | Self::Broken(share) = self {
             bytes.truncate(bytes.len() * usize::from(share & 0x3f) / 64);
         }
+    }
+
+    fn body(self, bytes: Vec<u8>) -> Body {
         match self {
             Self::Broken(_) => {
                 let frames = [Ok(Frame::data(Bytes::from(bytes))), Err(io::ErrorKind::Other.into())];
