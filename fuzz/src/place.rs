@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use tempfile::TempDir;
@@ -50,9 +50,16 @@ pub struct Asked {
     trees: HashMap<CommitId, (DirTreeId, DirMetaId)>,
     /// Whether a publication may have begun.
     pub publishes: bool,
+    /// Whether all of this is unknown.
+    is_anything: bool,
 }
 
 impl Asked {
+    /// Knows nothing of what was asked for.
+    pub fn anything() -> Self {
+        Self { is_anything: true, ..Self::default() }
+    }
+
     /// Notes an object that may be a commit.
     pub fn knows(&mut self, name: ObjectName, data: &[u8]) {
         if let (ObjectKind::Commit, Ok(commit)) = (name.kind, Commit::decode(data)) {
@@ -75,14 +82,23 @@ impl Asked {
     }
 }
 
+/// Lends the process's template.
+///
+/// # Panics
+///
+/// When an input before has panicked.
+pub fn with_template<T>(work: impl FnOnce(&mut Template) -> T) -> T {
+    static TEMPLATE: LazyLock<Mutex<Template>> = LazyLock::new(|| Mutex::new(Template::new()));
+    work(&mut TEMPLATE.lock().expect("no input has panicked"))
+}
+
 impl Template {
     /// Makes the repository.
     ///
     /// # Panics
     ///
     /// When the temporary directory cannot be written.
-    #[expect(clippy::new_without_default, reason = "it makes files")]
-    pub fn new() -> Self {
+    fn new() -> Self {
         let dir = TempDir::with_prefix("treegraft-fuzz-").expect("a directory can be made");
         let path = dir.path().join("repo");
         Repo::init(&path, None).expect("a repository can be made");
@@ -106,10 +122,15 @@ impl Template {
         self.pool.clone()
     }
 
+    /// Returns the repository, which is never changed.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("repo")
+    }
+
     /// Makes a place for one input.
     pub fn place(&self) -> Place {
         let dir = TempDir::with_prefix_in("input-", self.dir.path()).expect("a directory can be made");
-        link_tree(&self.dir.path().join("repo"), &dir.path().join("repo"));
+        link_tree(&self.path(), &dir.path().join("repo"));
         Place { dir }
     }
 
@@ -151,7 +172,12 @@ impl Place {
     ///
     /// When that does not work, which would be a mistake of the target's.
     pub fn receiver(&self, settings: Settings) -> Arc<Receiver> {
-        Arc::new(Receiver::open(&self.path(), settings, clock).expect("it can be pushed to"))
+        self.try_receiver(settings).expect("it can be pushed to")
+    }
+
+    /// Opens the repository for pushes, if that is possible.
+    pub fn try_receiver(&self, settings: Settings) -> Option<Arc<Receiver>> {
+        Receiver::open(&self.path(), settings, clock).map(Arc::new).ok()
     }
 }
 
@@ -254,7 +280,7 @@ fn check_object(path: &str, data: &[u8]) -> ObjectName {
 
 /// A ref has moved only as it was asked for, and has lost nothing unless that was asked for.
 fn check_ref(repo: &Path, path: &str, id: CommitId, old: Option<CommitId>, asked: &Asked) {
-    if Some(id) == old {
+    if Some(id) == old || asked.is_anything {
         return;
     }
     assert!(asked.publishes, "{path} moves by a publication");

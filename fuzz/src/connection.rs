@@ -1,0 +1,69 @@
+//! Any bytes in the place of either side's HTTP/2.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    runtime,
+};
+use treegraft_push::{Client, PushOptions, SilentReporter, Source, push};
+use treegraft_server::{
+    config::{FlatpakUpdate, Settings},
+    serve_connection,
+};
+
+use crate::place::{Asked, Template};
+
+/// What is on the way between both sides.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Sends bytes to a server, and checks what they have left.
+///
+/// # Panics
+///
+/// When something is not as it has to be, which is what fuzzing looks for.
+pub fn to_server(template: &mut Template, data: &[u8]) {
+    let place = template.place();
+    let receiver = place.receiver(Settings { flatpak_update: FlatpakUpdate::Never, ..Settings::default() });
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    runtime.block_on(async {
+        let (here, there) = tokio::io::duplex(PIPE_BYTES);
+        let server = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
+        say(here, data.to_vec()).await;
+        // Bytes that are no HTTP/2 break the connection.
+        let _ = server.await.expect("the server does not panic");
+        receiver.finish().await;
+    });
+    drop(runtime);
+    template.check(&place, &Asked::anything());
+}
+
+/// Answers a client's push with bytes.
+pub fn to_client(template: &Template, data: &[u8]) {
+    // Time passes when nothing else happens.
+    let mut builder = runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build().expect("a runtime can be made");
+    let source = Source::open(&template.path(), &[]).expect("the repository is sound");
+    runtime.block_on(async {
+        let (here, there) = tokio::io::duplex(PIPE_BYTES);
+        let saying = tokio::spawn(say(there, data.to_vec()));
+        if let Ok(client) = Client::connect(here).await {
+            let _ = push(&client, source, &PushOptions::default(), Arc::new(SilentReporter)).await;
+        }
+        saying.await.expect("it does not panic");
+    });
+}
+
+/// Writes bytes and closes, while everything that comes back is read.
+async fn say(io: DuplexStream, data: Vec<u8>) {
+    let (mut reader, mut writer) = tokio::io::split(io);
+    let reading = tokio::spawn(async move {
+        let mut answer = Vec::new();
+        // Whoever is told nonsense closes.
+        let _ = reader.read_to_end(&mut answer).await;
+        answer
+    });
+    let _ = writer.write_all(&data).await;
+    let _ = writer.shutdown().await;
+    reading.await.expect("it does not panic");
+}
