@@ -54,7 +54,9 @@ pub fn check(template: &Template, data: &[u8]) {
                 let answers = Arc::clone(&answers);
                 async move { Ok::<_, Infallible>(answer(&answers, request).await) }
             });
-            let server = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).serve_connection(TokioIo::new(there), service);
+            let server = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(there), service);
             // A client that does not like the answers closes.
             let _ = server.await;
         });

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
     runtime,
 };
-use treegraft_push::{Client, PushOptions, SilentReporter, Source, push};
+use treegraft_push::{Client, PushOptions, PushRef, SilentReporter, Source, push};
 use treegraft_server::{
     config::{FlatpakUpdate, Settings},
     serve_connection,
@@ -52,6 +52,59 @@ pub fn to_client(template: &Template, data: &[u8]) {
         }
         saying.await.expect("it does not panic");
     });
+}
+
+/// What both sides have said in a push that went well.
+#[derive(Debug, Default)]
+pub struct Recording {
+    /// By the client.
+    pub to_server: Vec<u8>,
+    /// By the server.
+    pub to_client: Vec<u8>,
+}
+
+/// Records a push of `refs` to a repository that has nothing.
+///
+/// # Panics
+///
+/// When the push fails.
+pub fn record(template: &Template, refs: &[PushRef]) -> Recording {
+    let place = template.empty_place();
+    let receiver = place.receiver(Settings { flatpak_update: FlatpakUpdate::Never, ..Settings::default() });
+    let source = Source::open(&template.path(), refs).expect("the repository is sound");
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    runtime.block_on(async {
+        let (client_io, client_tap) = tokio::io::duplex(PIPE_BYTES);
+        let (server_tap, server_io) = tokio::io::duplex(PIPE_BYTES);
+        let server = tokio::spawn(serve_connection(Arc::clone(&receiver), server_io));
+        let (from_client, into_client) = tokio::io::split(client_tap);
+        let (from_server, into_server) = tokio::io::split(server_tap);
+        let to_server = tokio::spawn(tap(from_client, into_server));
+        let to_client = tokio::spawn(tap(from_server, into_client));
+        let client = Client::connect(client_io).await.expect("the server is there");
+        let options = PushOptions { streams: 1, ..PushOptions::default() };
+        push(&client, source, &options, Arc::new(SilentReporter)).await.expect("a sound push is published");
+        drop(client);
+        server.await.expect("the server does not panic").expect("the client closes in order");
+        receiver.finish().await;
+        Recording {
+            to_server: to_server.await.expect("it does not panic"),
+            to_client: to_client.await.expect("it does not panic"),
+        }
+    })
+}
+
+/// Hands bytes on until they end, and returns all of them.
+async fn tap(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) -> Vec<u8> {
+    let (mut seen, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        seen.extend_from_slice(&chunk[..count]);
+        if to.write_all(&chunk[..count]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+    seen
 }
 
 /// Writes bytes and closes, while everything that comes back is read.

@@ -3,10 +3,13 @@
 use std::{fs, path::Path, sync::Arc, sync::LazyLock};
 
 use tempfile::TempDir;
-use tokio::runtime;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
 use treegraft_push::{
-    Bootstrap, Client, PushOptions, SilentReporter, Source, SshCarrier, SshOptions, SshTarget, carrier::bootstrap::Program,
-    push,
+    Bootstrap, Client, PushOptions, SilentReporter, Source, SshCarrier, SshOptions, SshTarget,
+    carrier::bootstrap::Program, push,
 };
 
 use crate::place::Template;
@@ -56,6 +59,8 @@ pub fn check(template: &Template, data: &[u8]) {
     let target = SshTarget { user: None, host: "host".to_owned(), port: None, path: "repo".to_owned() };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime.block_on(async {
+        // A program has this from Rust's own start, which a target does not have.
+        let _ignored = signal(SignalKind::pipe()).expect("signals can be caught");
         let (carrier, stream) =
             SshCarrier::start(&target, &options, &(Arc::new(SilentReporter) as _)).expect("`cat` is there");
         if let Ok(client) = Client::connect(stream).await {

@@ -134,6 +134,20 @@ impl Template {
         Place { dir }
     }
 
+    /// Makes a place without refs and objects.
+    ///
+    /// # Panics
+    ///
+    /// When the temporary directory cannot be written.
+    pub fn empty_place(&self) -> Place {
+        let place = self.place();
+        for directory in ["refs/heads", "objects"] {
+            let path = place.path().join(directory);
+            fs::remove_dir_all(&path).and_then(|()| fs::create_dir(&path)).expect("it can be made anew");
+        }
+        place
+    }
+
     /// Checks what an input has left, when everything that it began is over.
     ///
     /// # Panics
@@ -351,4 +365,3 @@ fn ostree_fsck(repo: &Path) {
         assert!(status.success(), "`ostree fsck` finds nothing");
     }
 }
-

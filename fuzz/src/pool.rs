@@ -50,7 +50,8 @@ impl Pool {
         let xattrs = Xattrs::canonical([(b"user.key".to_vec(), b"value".to_vec())]);
         let meta = pool.meta(0o40_755, plain.clone());
         let other_meta = pool.meta(0o40_700, xattrs.clone());
-        let files = ["one", "two", "three"].map(|text| pool.file(0o100_644, FileKind::Regular, plain.clone(), text.as_bytes()));
+        let files =
+            ["one", "two", "three"].map(|text| pool.file(0o100_644, FileKind::Regular, plain.clone(), text.as_bytes()));
         let program = pool.file(0o100_755, FileKind::Regular, xattrs, &[7; 3000]);
         let link = pool.file(0o120_777, FileKind::Symlink("one".to_owned()), plain, b"");
         let tree = |files: &[(&str, ContentId)], dirs: &[(&str, DirTreeId)]| DirTree {

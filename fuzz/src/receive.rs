@@ -222,7 +222,11 @@ impl Client {
             _ => {
                 // As it should be done.
                 let offer = self.offer(input);
-                self.send("pushes".to_owned(), json!({ "client": "fuzz", "refs": [offer] }).to_string().into(), End::Whole);
+                self.send(
+                    "pushes".to_owned(),
+                    json!({ "client": "fuzz", "refs": [offer] }).to_string().into(),
+                    End::Whole,
+                );
                 self.join().await;
                 let push = self.pushes.last().cloned().unwrap_or_default();
                 let commit = offer["commit"].as_str().and_then(|text| text.parse().ok()).expect("it is a checksum");
@@ -276,7 +280,9 @@ impl Client {
             "timestamp_secs": commit.timestamp_secs,
         });
         let flags = input.byte();
-        for (bit, key, value) in [(1, "mode", json!("exact")), (2, "force", json!(true)), (4, "allow_older", json!(true))] {
+        for (bit, key, value) in
+            [(1, "mode", json!("exact")), (2, "force", json!(true)), (4, "allow_older", json!(true))]
+        {
             if flags & bit != 0 {
                 offer[key] = value;
             }
@@ -304,10 +310,8 @@ impl Client {
     fn send(&mut self, path: String, mut body: Vec<u8>, end: End) {
         end.cut(&mut body);
         self.asked.open(&body);
-        let Ok(request) = Request::builder()
-            .method(Method::POST)
-            .uri(format!("http://treegraft/api/v1/{path}"))
-            .body(end.body(body))
+        let Ok(request) =
+            Request::builder().method(Method::POST).uri(format!("http://treegraft/api/v1/{path}")).body(end.body(body))
         else {
             return;
         };

@@ -3,7 +3,11 @@
 use std::{fs, time::Duration};
 
 use treegraft_object::Checksum;
-use treegraft_repo::{Find as _, Pending, PublishLock, Repo, deltas, fsck, prune::{self, Depth, Rules}, summary};
+use treegraft_repo::{
+    Find as _, Pending, PublishLock, Repo, deltas, fsck,
+    prune::{self, Depth, Rules},
+    summary,
+};
 use treegraft_server::config::{FlatpakUpdate, Settings};
 
 use crate::{
