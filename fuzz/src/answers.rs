@@ -18,11 +18,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::runtime;
 use treegraft_push::{Client, PushOptions, SilentReporter, Source, push};
 use treegraft_wire::{GraftMode, OpenRequest, Purpose, question::NAME_BYTES};
 
-use crate::{input::Input, place::Template};
+use crate::{connection, input::Input, place::Template};
 
 /// What is on the way between both sides.
 const PIPE_BYTES: usize = 64 << 10;
@@ -35,9 +34,7 @@ type Answer = Response<BoxBody<Bytes, io::Error>>;
 ///
 /// When something panics, which is what fuzzing looks for.
 pub fn check(template: &Template, data: &[u8]) {
-    let mut builder = runtime::Builder::new_current_thread();
-    // Time passes when nothing else happens.
-    let runtime = builder.enable_all().start_paused(true).build().expect("a runtime can be made");
+    let runtime = connection::idle_time_runtime();
     let source = Source::open(&template.path(), &[]).expect("the repository is sound");
     let flags = data.first().copied().unwrap_or_default();
     let options = PushOptions {
