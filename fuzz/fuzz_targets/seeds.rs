@@ -1,4 +1,6 @@
-//! Writes valid inputs to `corpus`, as a beginning for each target.
+//! No target, but a program that is built like one: writes valid inputs to `corpus` when it starts, as a beginning for
+//! each target.
+#![no_main]
 
 use std::{fs, io, path::Path};
 
@@ -21,7 +23,12 @@ use treegraft_server::config;
 use treegraft_sign::{Ed25519Key, SigningKey as _};
 use treegraft_wire::{RECEIVE_BANNER, login_command, question};
 
-fn main() -> io::Result<()> {
+libfuzzer_sys::fuzz_target!(
+    init: write().expect("the corpus can be written"),
+    |_data: &[u8]| {}
+);
+
+fn write() -> io::Result<()> {
     objects()?;
     texts()?;
     wire()?;
