@@ -11,13 +11,15 @@ use std::{
 
 use tempfile::TempDir;
 use treegraft_object::{
-    Checksum, Commit, CommitId, DirMetaId, DirTree, DirTreeId, ObjectKind, ObjectName, summary::Summary, verify,
+    Checksum, Commit, CommitId, DirMetaId, DirTree, DirTreeId, ObjectKind, ObjectName, RefName, detached,
+    summary::Summary, verify,
 };
 use treegraft_repo::{FileLock, LockKind, Repo};
 use treegraft_server::{Receiver, config::Settings};
+use treegraft_sign::ED25519_SIGNATURES;
 use treegraft_wire::{GraftMode, OpenRequest, Purpose, RefOffer};
 
-use crate::pool::Pool;
+use crate::pool::{Pool, signing_key};
 
 /// Refs that are there before an input, and the numbers of their commits.
 const HEADS: [(&str, usize); 2] = [("main", 0), ("other", 1)];
@@ -48,13 +50,22 @@ pub struct Asked {
     offers: BTreeMap<String, Vec<RefOffer>>,
     /// The trees of commits that were sent or could have been.
     trees: HashMap<CommitId, (DirTreeId, DirMetaId)>,
+    /// Commits that may have been sent with a good signature.
+    pub signed: BTreeSet<CommitId>,
     /// Whether a publication may have begun.
     pub publishes: bool,
+    /// What the server lets happen.
+    settings: Option<Settings>,
     /// Whether all of this is unknown.
     is_anything: bool,
 }
 
 impl Asked {
+    /// Begins with what the server lets happen.
+    pub fn with(settings: &Settings) -> Self {
+        Self { settings: Some(settings.clone()), ..Self::default() }
+    }
+
     /// Knows nothing of what was asked for.
     pub fn anything() -> Self {
         Self { is_anything: true, ..Self::default() }
@@ -114,12 +125,26 @@ impl Template {
         for (name, commit) in HEADS {
             fs::write(path.join("refs/heads").join(name), format!("{}\n", pool.commits[commit].id())).expect("a ref");
         }
-        Self { dir, pool, changed: 0 }
+        let made = Self { dir, pool, changed: 0 };
+        let key = signing_key();
+        fs::write(made.secret_key_file(), key.secret_base64().as_bytes()).expect("it can be written");
+        fs::write(made.public_key_file(), key.public_base64()).expect("it can be written");
+        made
     }
 
     /// Returns the objects that an input begins with.
     pub fn pool(&self) -> Pool {
         self.pool.clone()
+    }
+
+    /// Returns the file of the server's own key.
+    pub fn secret_key_file(&self) -> PathBuf {
+        self.dir.path().join("secret")
+    }
+
+    /// Returns the file of the keys that the server trusts.
+    pub fn public_key_file(&self) -> PathBuf {
+        self.dir.path().join("public")
     }
 
     /// Returns the repository, which is never changed.
@@ -304,15 +329,29 @@ fn check_ref(repo: &Path, path: &str, id: CommitId, old: Option<CommitId>, asked
         Commit::decode(&data).expect("it is valid")
     };
     let commit = read(id);
-    let is_offered = |offer: &RefOffer| match offer.mode {
-        // What is not known may have been there before.
-        GraftMode::Rebase => {
-            asked.trees.get(&offer.commit).is_none_or(|tree| *tree == (commit.root_tree, commit.root_meta))
-        }
-        GraftMode::Exact => offer.commit == id,
+    let settings = asked.settings.clone().unwrap_or_default();
+    if !settings.rule.is_empty() {
+        let name: RefName =
+            path.strip_prefix("heads/").and_then(|name| name.parse().ok()).expect("no mirror is allowed");
+        assert!(settings.rule.iter().any(|rule| rule.refs.iter().any(|refs| refs.covers(&name))), "{path} is allowed");
+    }
+    let is_offered = |offer: &RefOffer| {
+        (settings.verify_ed25519_files.is_empty() || asked.signed.contains(&offer.commit))
+            && match offer.mode {
+                // What is not known may have been there before.
+                GraftMode::Rebase => {
+                    asked.trees.get(&offer.commit).is_none_or(|tree| *tree == (commit.root_tree, commit.root_meta))
+                }
+                GraftMode::Exact => offer.commit == id,
+            }
     };
     assert!(offers.iter().any(is_offered), "{path} has a commit that it was offered");
-    if offers.iter().any(|offer| offer.force) {
+    if !settings.ed25519_key_files.is_empty() {
+        let metadata = fs::read(repo.join(ObjectName::commit_meta(id).loose_path("filez"))).expect("it is signed");
+        let metadata = detached::decode(&metadata).expect("it is valid");
+        assert!(metadata.get(ED25519_SIGNATURES).is_some(), "{path} has a signed commit");
+    }
+    if settings.rule.is_empty() && offers.iter().any(|offer| offer.force) {
         return;
     }
     // What the old head had is still among the ancestors.

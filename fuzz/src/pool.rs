@@ -2,9 +2,11 @@
 
 use treegraft_object::{
     Checksum, Commit, CommitId, ContentId, DirMeta, DirMetaId, DirTree, DirTreeId, FileHeader, FileKind, ObjectKind,
-    ObjectName, Xattrs, filez,
+    ObjectName, Xattrs, detached, filez,
     gvariant::{Dict, Variant},
 };
+
+use treegraft_sign::{ED25519_SIGNATURES, Ed25519Key, SigningKey as _};
 
 use crate::input::Input;
 
@@ -25,6 +27,11 @@ const KEYS: [&str; 14] = [
     "xa.ref",
     "version",
 ];
+
+/// Returns the key that the server signs with, and that it trusts.
+pub fn signing_key() -> Ed25519Key {
+    Ed25519Key::generate([7; 32])
+}
 
 /// An object with its bytes as an archive repository stores them.
 pub type Object = (ObjectName, Vec<u8>);
@@ -131,17 +138,28 @@ impl Pool {
         }
     }
 
-    /// Makes detached metadata for a commit, of what the input chooses.
-    pub fn detached(&self, input: &mut Input<'_>) -> Object {
-        let name = ObjectName::commit_meta(input.choose(&self.commits).id());
+    /// Makes detached metadata for a commit, of what the input chooses. Returns the commit as well if its signature is good.
+    ///
+    /// # Panics
+    ///
+    /// When nothing can be signed.
+    pub fn detached(&self, input: &mut Input<'_>) -> (Object, Option<CommitId>) {
+        let commit = input.choose(&self.commits);
+        let name = ObjectName::commit_meta(commit.id());
         let mut metadata = Dict::new();
+        let mut signed = None;
         for _ in 0..input.byte() % 4 {
-            match input.byte() % 2 {
-                0 => metadata.set("ostree.sign.ed25519", Variant::byte_arrays([input.bytes(), input.bytes()])),
+            match input.byte() % 3 {
+                0 => {
+                    let signature = signing_key().sign(&commit.encode()).expect("memory takes everything");
+                    detached::append_signature(&mut metadata, ED25519_SIGNATURES, &signature);
+                    signed = Some(commit.id());
+                }
+                1 => metadata.set("ostree.sign.ed25519", Variant::byte_arrays([input.bytes(), input.bytes()])),
                 _ => metadata.set(&key(input), value(input)),
             }
         }
-        (name, metadata.encode())
+        ((name, metadata.encode()), signed)
     }
 
     /// Returns an object of the pool, changed as the input says; sometimes under the name that its new bytes deserve.

@@ -19,6 +19,7 @@ use treegraft_object::{CommitId, ObjectName};
 use treegraft_server::{
     Receiver, ServeError,
     config::{DetachedMetadata, FlatpakUpdate, Settings},
+    rights::{Action, Rule},
     serve_connection,
 };
 use treegraft_wire::{ApiError, ErrorCode, OpenAnswer, OpenEvent, PublishEvent, question, stream::MAX_CHUNK_BYTES};
@@ -57,18 +58,20 @@ type Body = BoxBody<Bytes, io::Error>;
 pub fn play(template: &mut Template, data: &[u8]) {
     let mut input = Input::new(data);
     let place = template.place();
-    let receiver = place.receiver(settings(&mut input));
+    let settings = settings(template, &mut input);
+    let mut asked = Asked::with(&settings);
+    let receiver = place.receiver(settings);
     // Tasks of one input must not outlive it.
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-    let asked = runtime.block_on(async {
-        let mut client = Client::connect(Arc::clone(&receiver), template.pool()).await;
+    runtime.block_on(async {
+        let mut client = Client::connect(Arc::clone(&receiver), template.pool(), &mut asked).await;
         for _ in 0..MAX_STEPS {
             if input.is_empty() {
                 break;
             }
             client.step(&mut input).await;
         }
-        client.close().await
+        client.close().await;
     });
     drop(runtime);
     template.check(&place, &asked);
@@ -80,7 +83,8 @@ pub fn push_soundly(template: &Template, place: &Place) {
     let Some(receiver) = place.try_receiver(settings) else { return };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime.block_on(async {
-        let mut client = Client::connect(receiver, template.pool()).await;
+        let mut asked = Asked::anything();
+        let mut client = Client::connect(receiver, template.pool(), &mut asked).await;
         client.may_server_fail = true;
         // A graft onto `main`.
         client.step(&mut Input::new(&[14, 0, 2, 0])).await;
@@ -88,12 +92,24 @@ pub fn push_soundly(template: &Template, place: &Place) {
     });
 }
 
-fn settings(input: &mut Input<'_>) -> Settings {
+fn settings(template: &Template, input: &mut Input<'_>) -> Settings {
     let flags = input.byte();
     let mut settings = Settings { flatpak_update: FlatpakUpdate::Never, ..Settings::default() };
     settings.detached_metadata =
         *input.choose(&[DetachedMetadata::Exact, DetachedMetadata::Always, DetachedMetadata::Never]);
     settings.allow_force = Some(flags & 1 == 0);
+    if flags & 0x10 != 0 {
+        let refs = ["new", "app/*"].map(|pattern| pattern.parse().expect("a valid pattern")).to_vec();
+        let (keys, allow) = (None, [Action::Rebase, Action::Older].into());
+        let (max_push_bytes, max_push_objects, max_object_bytes) = (Some(100_000), None, None);
+        settings.rule = vec![Rule { keys, refs, allow, max_push_bytes, max_push_objects, max_object_bytes }];
+    }
+    if flags & 0x20 != 0 {
+        settings.ed25519_key_files = vec![template.secret_key_file()];
+    }
+    if flags & 0x40 != 0 {
+        settings.verify_ed25519_files = vec![template.public_key_file()];
+    }
     if flags & 2 != 0 {
         settings.max_push_bytes = 4000;
         settings.max_push_objects = 12;
@@ -110,7 +126,7 @@ fn settings(input: &mut Input<'_>) -> Settings {
 }
 
 /// A connection with what is known on its client's side.
-struct Client {
+struct Client<'a> {
     receiver: Arc<Receiver>,
     requests: http2::SendRequest<Body>,
     server: JoinHandle<Result<(), ServeError>>,
@@ -119,21 +135,20 @@ struct Client {
     running: JoinSet<Option<String>>,
     pushes: Vec<String>,
     pool: Pool,
-    asked: Asked,
+    asked: &'a mut Asked,
     /// Whether the repository may be damaged.
     may_server_fail: bool,
 }
 
-impl Client {
-    async fn connect(receiver: Arc<Receiver>, pool: Pool) -> Self {
+impl<'a> Client<'a> {
+    async fn connect(receiver: Arc<Receiver>, pool: Pool, asked: &'a mut Asked) -> Self {
         let (requests, server) = connection(&receiver).await;
         let (left, running, pushes) = (Vec::new(), JoinSet::new(), Vec::new());
-        let asked = Asked::default();
         Self { receiver, requests, server, left, running, pushes, pool, asked, may_server_fail: false }
     }
 
     /// Waits for everything that was begun, here and on the server.
-    async fn close(mut self) -> Asked {
+    async fn close(mut self) {
         self.join().await;
         drop(self.requests);
         self.left.push(self.server);
@@ -145,7 +160,6 @@ impl Client {
         for (name, data) in &self.pool.objects {
             self.asked.knows(*name, data);
         }
-        self.asked
     }
 
     async fn join(&mut self) {
@@ -188,7 +202,11 @@ impl Client {
                 let mut body = Vec::new();
                 for _ in 0..input.byte() % 12 {
                     let object = match input.byte() % 8 {
-                        0 => self.pool.detached(input),
+                        0 => {
+                            let (object, signed) = self.pool.detached(input);
+                            self.asked.signed.extend(signed);
+                            object
+                        }
                         1..=3 => self.pool.changed(input),
                         _ => input.choose(&self.pool.objects).clone(),
                     };
