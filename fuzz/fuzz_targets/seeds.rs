@@ -84,29 +84,29 @@ fn objects() -> io::Result<()> {
 
     let typed = |type_string: &str, data: &[u8]| [type_string.as_bytes(), &[0], data].concat();
     seed("commit", "full", commit.encode())?;
-    seed("commit", "bare", &Commit { metadata: Dict::new(), parent: None, ..commit.clone() }.encode())?;
-    seed("dirtree", "full", &tree.encode())?;
-    seed("dirtree", "empty", &DirTree::default().encode())?;
-    seed("dirmeta", "xattrs", &meta.encode())?;
-    seed("dirmeta", "plain", &DirMeta { xattrs: Xattrs::new(), ..meta }.encode())?;
+    seed("commit", "bare", Commit { metadata: Dict::new(), parent: None, ..commit.clone() }.encode())?;
+    seed("dirtree", "full", tree.encode())?;
+    seed("dirtree", "empty", DirTree::default().encode())?;
+    seed("dirmeta", "xattrs", meta.encode())?;
+    seed("dirmeta", "plain", DirMeta { xattrs: Xattrs::new(), ..meta }.encode())?;
     seed("file_header", "file", &file.encode_archive(5)[8..])?;
     seed("file_header", "symlink", &link.encode_archive(0)[8..])?;
     for (name, header, content) in [("file", &file, &b"hello"[..]), ("empty", &file, b""), ("symlink", &link, b"")] {
         let mut archived = Vec::new();
         let mut source = content;
         filez::write(header, content.len() as u64, &mut source, 6, &mut archived).map_err(io::Error::other)?;
-        seed("filez", name, &archived)?;
+        seed("filez", name, archived)?;
     }
-    seed("detached", "signatures", &signatures.encode())?;
-    seed("detached", "more", &metadata.encode())?;
-    seed("tombstone", "tombstone", &tombstone::encode(CommitId(id)))?;
-    seed("summary", "full", &summary.encode())?;
-    seed("gvariant", "commit", &typed("(a{sv}aya(say)sstayay)", &commit.encode()))?;
-    seed("gvariant", "summary", &typed("(a(s(taya{sv}))a{sv})", &summary.encode()))?;
-    seed("gvariant", "map", &typed(map.type_string(), map.data()))?;
-    seed("gvariant", "fixed", &typed("a(yub)", &[1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]))?;
-    seed("gvariant", "maybe", &typed("ams", b"a\0\0\0\x03\x03\x04"))?;
-    seed("gvariant", "paths", &typed("(ogv)", b"/a/b\0ay\0\0\0\0\0\0\0\0\x05\0u\x08\x05"))?;
+    seed("detached", "signatures", signatures.encode())?;
+    seed("detached", "more", metadata.encode())?;
+    seed("tombstone", "tombstone", tombstone::encode(CommitId(id)))?;
+    seed("summary", "full", summary.encode())?;
+    seed("gvariant", "commit", typed("(a{sv}aya(say)sstayay)", &commit.encode()))?;
+    seed("gvariant", "summary", typed("(a(s(taya{sv}))a{sv})", &summary.encode()))?;
+    seed("gvariant", "map", typed(map.type_string(), map.data()))?;
+    seed("gvariant", "fixed", typed("a(yub)", &[1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]))?;
+    seed("gvariant", "maybe", typed("ams", b"a\0\0\0\x03\x03\x04"))?;
+    seed("gvariant", "paths", typed("(ogv)", b"/a/b\0ay\0\0\0\0\0\0\0\0\x05\0u\x08\x05"))?;
     let options = json!({
         "subject": "Another", "body": "Text", "timestamp_secs": 5, "end_of_life": "gone", "token_type": 1,
         "end_of_life_rebase": [["org.example.App", "org.example.Other"]], "subsets": ["verified"],

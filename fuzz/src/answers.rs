@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Collected, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response,
     body::{Frame, Incoming},
@@ -66,7 +66,7 @@ pub fn check(template: &Template, data: &[u8]) {
 
 async fn answer(answers: &Mutex<Vec<u8>>, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
     let mut input = Input::new(&answers);
     let answer = made(&path, &body, &mut input);

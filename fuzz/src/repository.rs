@@ -62,7 +62,7 @@ fn write(place: &Place, template: &Template, input: &mut Input<'_>) {
             let text = String::from_utf8_lossy(&text).replace("lock-timeout", "no-timeout");
             ("config".to_owned(), text.into_bytes())
         }
-        Some(path) if path.starts_with("refs/") && input.byte() % 4 != 0 => {
+        Some(path) if path.starts_with("refs/") && !input.byte().is_multiple_of(4) => {
             ((*path).to_owned(), format!("{}\n", input.choose(&pool.commits).id()).into_bytes())
         }
         Some(path) => ((*path).to_owned(), input.long_bytes().to_vec()),
@@ -80,7 +80,7 @@ fn write(place: &Place, template: &Template, input: &mut Input<'_>) {
 
 /// Makes a journal: any bytes, or lines that are as they should be for the most part, with their checksum.
 fn journal(input: &mut Input<'_>, template: &Template) -> Vec<u8> {
-    if input.byte() % 4 == 0 {
+    if input.byte().is_multiple_of(4) {
         return input.long_bytes().to_vec();
     }
     let pool = template.pool();
