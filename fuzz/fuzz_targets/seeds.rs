@@ -231,5 +231,8 @@ fn pushes(template: &Template) -> io::Result<()> {
     seed("receive", "graft", [0, 0, 14, 0, 2, 0])?;
     seed("receive", "two", [0, 0, 14, 0, 5, 4, 14, 2, 3, 0])?;
     seed("receive", "exact", [0, 0, 14, 0, 3, 1])?;
+    // With rules, and with signatures that are demanded and made.
+    seed("receive", "rules", [0x10, 0, 14, 2, 2, 0])?;
+    seed("receive", "signed", [0x60, 0, 0, 0, 0, 2, 0, 4, 0, 2, 6, 0, 1, 0, 2, 1, 0, 0, 0, 8, 0, 0])?;
     seed("receive", "steps", [0, 0, 0, 0, 0, 2, 0, 3, 0, 3, 0, 1, 2, 0, 0, 4, 0, 2, 6, 0, 2, 4, 0, 4, 1, 0, 0, 8, 0, 0])
 }
