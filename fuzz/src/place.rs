@@ -351,6 +351,12 @@ fn check_ref(repo: &Path, path: &str, id: CommitId, old: Option<CommitId>, asked
         let metadata = detached::decode(&metadata).expect("it is valid");
         assert!(metadata.get(ED25519_SIGNATURES).is_some(), "{path} has a signed commit");
     }
+    if let Some(old) = old.filter(|_| !offers.iter().any(|offer| offer.allow_older)) {
+        assert!(
+            commit.timestamp_secs >= read(old).timestamp_secs,
+            "{path} goes back in time only where that was asked for"
+        );
+    }
     if settings.rule.is_empty() && offers.iter().any(|offer| offer.force) {
         return;
     }
