@@ -148,6 +148,12 @@ fn fuzz(programs: &Path, target: &str, secs: u32, temporary: &TempDir) -> Result
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         println!("{said}");
+        for path in said.lines().filter_map(|line| Some(line.split_once("Test unit written to ")?.1)) {
+            // A machine of CI is gone before somebody looks for the file.
+            let input = fs::read(shell::root().join(path)).unwrap_or_default();
+            let digits = input.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+            println!("{path} in hexadecimal digits: {digits}");
+        }
         return Err(TaskError::Fuzz { target: target.to_owned(), what: "has found something, see above" });
     }
     let covered = said.lines().rev().find_map(|line| line.split_once(" cov: ")?.1.split(' ').next());
