@@ -157,7 +157,8 @@ fn texts() -> io::Result<()> {
         "ostree_receive",
         "all",
         "root: /\ngpg_sign: [01234567]\ngpg_verify: yes\nsign_keyfiles: [/k]\nsign_verify: on\nsign_type: ed25519\n\
-         update_hook: sh -c 'true \"$1\"'\nforce: no\ndry_run: off\nrepos:\n  repo:\n    update: no\n    gpg_sign:\n      - a\n",
+         update_hook: sh -c 'true \"$1\"'\nforce: no\ndry_run: off\nrepos:\n  repo:\n    \
+         update: no\n    gpg_sign:\n      - a\n",
     )?;
     seed(
         "repository_config",
@@ -183,8 +184,8 @@ fn wire() -> io::Result<()> {
     seed("question", "answer", "-o+")?;
     let id = "0".repeat(64);
     let offer = json!({
-        "name": "main", "commit": id, "root_tree": id, "root_meta": id, "timestamp_secs": 1, "mode": "exact", "force": true,
-        "allow_older": true, "retry": { "head": null },
+        "name": "main", "commit": id, "root_tree": id, "root_meta": id, "timestamp_secs": 1, "mode": "exact",
+        "force": true, "allow_older": true, "retry": { "head": null },
         "graft": { "subject": "s", "token_type": 1, "end_of_life_rebase": [["org.a.B", "org.a.C"]] },
     });
     let answer = json!({

@@ -138,7 +138,8 @@ impl Pool {
         }
     }
 
-    /// Makes detached metadata for a commit, of what the input chooses. Returns the commit as well if its signature is good.
+    /// Makes detached metadata for a commit, of what the input chooses. Returns the commit as well if the trusted key
+    /// has signed it.
     ///
     /// # Panics
     ///

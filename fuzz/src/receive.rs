@@ -1,7 +1,7 @@
 //! A client that does as its input says, against the real handlers over HTTP/2.
 //!
-//! The first bytes choose the server's settings; every step after that is a byte and what the step needs. A step with the
-//! highest bit set is not waited for, so that it runs beside those that follow.
+//! The first bytes choose the server's settings; every step after that is a byte and what the step needs. A step with
+//! the highest bit set is not waited for, so that it runs beside those that follow.
 
 use std::{io, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: every fuzz target for some seconds, with the ordinary toolchain.
 //!
-//! Targets are built as `cargo fuzz` does, but without a sanitizer, for which the compiler would have to be another one. All
-//! crates are instrumented, and build scripts are not: that is what `--target` is for.
+//! Targets are built as `cargo fuzz` does, but without a sanitizer, for which the compiler would have to be another.
+//! All crates are instrumented, and build scripts are not: that is what `--target` is for.
 
 use std::{
     ffi::OsStr,
