@@ -1,4 +1,4 @@
 //! Archive content objects.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::check_filez(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::object::check_filez(data));

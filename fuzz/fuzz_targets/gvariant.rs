@@ -1,4 +1,4 @@
 //! Values of any GVariant type: the text before the first NUL is the type, the rest is the value.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::check_gvariant(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::object::check_gvariant(data));

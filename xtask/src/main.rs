@@ -8,6 +8,7 @@ mod check;
 mod company;
 mod dist;
 mod docs;
+mod fuzz;
 mod layers;
 mod oracles;
 mod shell;
@@ -43,7 +44,9 @@ enum Task {
     BenchBare(bench_bare::BenchBareArgs),
     /// Measure many pushes to one ref at once.
     Company(company::CompanyArgs),
-    /// Run everything that a change must pass: `check`, then `test`.
+    /// Run each fuzz target for some seconds.
+    Fuzz(fuzz::FuzzArgs),
+    /// Run everything that a change must pass: `check`, `test`, then `fuzz`.
     Ci,
 }
 
@@ -57,7 +60,10 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::BenchBare(args) => bench_bare::run(&args),
         Task::Company(args) => company::run(&args),
-        Task::Ci => check::run().and_then(|()| test::run(&test::TestArgs::default())),
+        Task::Fuzz(args) => fuzz::run(&args),
+        Task::Ci => check::run()
+            .and_then(|()| test::run(&test::TestArgs::default()))
+            .and_then(|()| fuzz::run(&fuzz::FuzzArgs::default())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,6 +103,9 @@ enum TaskError {
     /// The static program is not what it has to be.
     #[error("File `{path}` {what}")]
     Dist { path: String, what: &'static str },
+    /// A fuzz target has found a mistake, or there is none of this name.
+    #[error("The fuzz target `{target}` {what}")]
+    Fuzz { target: String, what: &'static str },
     /// A generated page is not what the program generates now.
     #[error("Page `{path}` is stale; run `cargo xtask docs` and commit it")]
     StalePage { path: String },

@@ -41,9 +41,7 @@ pub(crate) struct Missing {
 impl Missing {
     /// Looks for all oracles.
     pub(crate) fn find() -> Self {
-        let missing = || ORACLES.iter().filter(|(program, _)| !is_installed(program));
-        let mut packages: Vec<_> = missing().map(|(_, package)| *package).collect();
-        let mut programs: Vec<_> = missing().map(|(program, _)| *program).collect();
+        let Self { mut programs, mut packages } = Self::of(&ORACLES);
         let ([python, arguments @ ..], name, package) = GLIB;
         let mut look = shell::command(python);
         look.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
@@ -52,6 +50,12 @@ impl Missing {
             packages.push(package);
         }
         packages.dedup();
+        Self { programs, packages }
+    }
+
+    /// Looks for programs, each of which comes with its package.
+    pub(crate) fn of(wanted: &[(&'static str, &'static str)]) -> Self {
+        let (programs, packages) = wanted.iter().copied().filter(|(program, _)| !is_installed(program)).unzip();
         Self { programs, packages }
     }
 

@@ -15,6 +15,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
+use tokio_util::task::AbortOnDropHandle;
 use treegraft_wire::{ApiError, ErrorCode, PushId};
 
 use crate::session::{MAX_STREAMS, Session};
@@ -38,9 +39,18 @@ pub(crate) struct Pushes {
     stream_slots: Arc<Semaphore>,
 }
 
+/// An open push.
+#[derive(Debug)]
+struct OpenPush {
+    session: Arc<Session>,
+    deadline: Deadline,
+    /// Waits for the deadline as long as the push is open: a client may open one after the other for a day.
+    _expiry: AbortOnDropHandle<()>,
+}
+
 #[derive(Debug, Default)]
 struct Open {
-    sessions: HashMap<PushId, (Arc<Session>, Deadline)>,
+    sessions: HashMap<PushId, OpenPush>,
     /// Pushes that were open for too long.
     expired: HashSet<PushId>,
     opened: u64,
@@ -88,15 +98,15 @@ impl Pushes {
             return;
         }
         let (id, deadline) = (session.id.clone(), Deadline::after(lifetime));
-        open.sessions.insert(id.clone(), (Arc::new(session), deadline));
-        drop(open);
-        let pushes = Arc::downgrade(self);
-        tokio::spawn(async move {
+        let (pushes, expiring) = (Arc::downgrade(self), id.clone());
+        let expiry = tokio::spawn(async move {
             deadline.reached().await;
             if let Some(pushes) = pushes.upgrade() {
-                pushes.expire(id);
+                pushes.expire(expiring);
             }
         });
+        let push = OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry) };
+        open.sessions.insert(id, push);
     }
 
     /// Gives up a push that was open for too long; what is being done for it comes to its end by the same deadline.
@@ -123,16 +133,17 @@ impl Pushes {
     pub(crate) fn get(&self, id: &str) -> Result<(Arc<Session>, Deadline), ApiError> {
         let open = self.open();
         let id = PushId(id.to_owned());
-        open.sessions.get(&id).cloned().ok_or_else(|| open.no_push(&id))
+        let push = open.sessions.get(&id).ok_or_else(|| open.no_push(&id))?;
+        Ok((Arc::clone(&push.session), push.deadline))
     }
 
     /// Takes a push out, to publish it. Nothing else can be asked of it from here on.
     pub(crate) fn take(&self, id: &str) -> Result<Arc<Session>, ApiError> {
         let mut open = self.open();
         let id = PushId(id.to_owned());
-        let (session, _) = open.sessions.get(&id).ok_or_else(|| open.no_push(&id))?;
-        session.end_streams()?;
-        open.sessions.remove(&id).map(|(session, _)| session).ok_or_else(|| open.no_push(&id))
+        let push = open.sessions.get(&id).ok_or_else(|| open.no_push(&id))?;
+        push.session.end_streams()?;
+        open.sessions.remove(&id).map(|push| push.session).ok_or_else(|| open.no_push(&id))
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

@@ -55,6 +55,7 @@ pub(crate) struct Session {
     /// Who and where it says that it is; what it calls itself when it does not.
     pub(crate) who: String,
     pub(crate) offers: Vec<Offer>,
+    purpose: Purpose,
     /// Nothing to publish needs no staging area.
     staging: Option<Staging>,
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
@@ -167,8 +168,8 @@ impl Session {
             told: state.verdict,
         };
         let offers = offers.map(offer).collect();
-        let (knowledge, streams) = (Arc::default(), Mutex::default());
-        Ok((Self { id, client, who, offers, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
+        let (purpose, knowledge, streams) = (request.purpose, Arc::default(), Mutex::default());
+        Ok((Self { id, client, who, offers, purpose, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
     }
 
     /// Tells whether there is anything to publish.
@@ -185,6 +186,7 @@ impl Session {
 
     /// Notes that a stream of objects begins.
     pub(crate) fn begin_stream(session: Arc<Self>) -> Result<RunningStream, ApiError> {
+        session.check_purpose()?;
         let mut streams = lock(&session.streams);
         if streams.is_over {
             return Err(ApiError::new(ErrorCode::UnknownPush, "The push is being published, it takes no more objects"));
@@ -196,6 +198,7 @@ impl Session {
 
     /// Makes sure that no object comes any more.
     pub(crate) fn end_streams(&self) -> Result<(), ApiError> {
+        self.check_purpose()?;
         let mut streams = lock(&self.streams);
         if streams.running > 0 {
             let detail = "The push cannot be published as long as objects are on their way";
@@ -203,6 +206,17 @@ impl Session {
         }
         streams.is_over = true;
         Ok(())
+    }
+
+    /// Refuses what would change anything for a client that only wanted to ask.
+    fn check_purpose(&self) -> Result<(), ApiError> {
+        match self.purpose {
+            Purpose::Push => Ok(()),
+            Purpose::DryRun => {
+                let detail = "The push was opened as a dry run, so it takes no objects and cannot be published";
+                Err(ApiError::new(ErrorCode::BadRequest, detail))
+            }
+        }
     }
 
     /// Gives up the repository's lock once the refs keep what was published.

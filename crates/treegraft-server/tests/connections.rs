@@ -13,6 +13,7 @@ use support::{
     objects::{Object, Pushed, framed_object},
     open_request,
 };
+use tokio::runtime::Handle;
 use treegraft_object::{
     ObjectName,
     gvariant::{Dict, Variant},
@@ -319,4 +320,23 @@ async fn a_recovery_does_not_keep_the_repository_from_being_pruned() {
     let opened = wire.opened(&open_request(&[&Pushed::new("main", "four").offer])).await;
     assert_eq!(opened.notes.len(), 1, "the interrupted publish was finished: {:?}", opened.notes);
     assert!(RepoLock::acquire(&place.repo(), LockKind::Exclusive, &mut |_| ()).is_err(), "the new push has its lock");
+}
+
+/// A connection may last as long as its client likes, and a push may be open for a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_are_over_leave_no_tasks() {
+    const PUSHES: usize = 100;
+    let place = Place::with_refs().await;
+    let wire = place.connect().await;
+    let request = open_request(&[&Pushed::new("main", "three").offer]);
+    let before = Handle::current().metrics().num_alive_tasks();
+    for _ in 0..PUSHES {
+        let push = wire.opened(&request).await.push.0;
+        let error = wire.publish(&push).await.published().expect_err("nothing was sent");
+        assert_eq!(error.code, ErrorCode::Incomplete, "{error:?}");
+    }
+    let after = Handle::current().metrics().num_alive_tasks();
+    // The last ones may be about to end.
+    assert!(after < before + PUSHES / 2, "tasks do not grow with the pushes that were: {before}, then {after}");
+    wire.close().await;
 }

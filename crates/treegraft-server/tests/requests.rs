@@ -127,6 +127,28 @@ async fn what_is_not_there_cannot_be_asked_for() {
     assert_eq!(wire.missing(&push, &[]).await.status, 200, "an empty question has an empty answer");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_can_ask_and_nothing_else() {
+    let place = Place::with_refs().await;
+    let before = place.snapshot();
+    let pushed = Pushed::new("main", "three");
+    // What an earlier push has left would be enough for a publication.
+    let wire = place.connect().await;
+    let push = wire.opened(&open_request(&[&pushed.offer])).await.push.0;
+    assert_eq!(wire.objects(&push, &pushed.objects).await.status, 200, "sound objects are taken");
+    wire.close().await;
+
+    let wire = place.connect().await;
+    let mut request = open_request(&[&pushed.offer]);
+    request["purpose"] = json!("dry-run");
+    let push = wire.opened(&request).await.push.0;
+    assert_eq!(wire.missing(&push, &[pushed.objects[0].0]).await.body, "+", "it is told what is there");
+    assert_eq!(wire.objects(&push, &pushed.objects).await.code(), ErrorCode::BadRequest, "it takes no objects");
+    assert_eq!(wire.publish(&push).await.code(), ErrorCode::BadRequest, "it cannot be published");
+    wire.close().await;
+    assert_eq!(place.snapshot(), before, "nothing is visible");
+}
+
 /// A client says what it likes of its commit; the commit itself counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn lies_about_a_commit_gain_nothing() {

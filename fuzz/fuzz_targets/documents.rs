@@ -1,0 +1,4 @@
+//! Requests and answers in JSON.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::wire::check_documents(data));

@@ -1,0 +1,4 @@
+//! Files of keys, and signatures.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::config::check_keys(data));

@@ -1,0 +1,8 @@
+//! What ssh is told to run.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(data) {
+        treegraft_fuzz::wire::check_login_command(text);
+    }
+});

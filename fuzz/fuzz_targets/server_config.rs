@@ -1,0 +1,8 @@
+//! A `server.toml`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(data) {
+        treegraft_fuzz::config::check_server(text);
+    }
+});
