@@ -13,7 +13,7 @@ use std::{
 use treegraft_object::{Checksum, ContentHasher, ContentId, DirMetaId, DirTree, DirTreeId, limits};
 
 use crate::{
-    DirIndex, File, Tree, TreeError, TreeObjects,
+    DirIndex, File, HashCache, Tree, TreeError, TreeObjects,
     content::Opened,
     scan::stamp,
     tree::{Entry, FileIndex},
@@ -29,11 +29,13 @@ pub struct HashOptions<'o> {
     pub threads: usize,
     /// Is told of each piece that was hashed, in bytes, by all threads.
     pub progress: &'o (dyn Fn(u64) + Sync),
+    /// What files were hashed to at other times.
+    pub cache: Option<&'o HashCache>,
 }
 
 impl Default for HashOptions<'_> {
     fn default() -> Self {
-        Self { threads: 0, progress: &|_| {} }
+        Self { threads: 0, progress: &|_| {}, cache: None }
     }
 }
 
@@ -68,6 +70,7 @@ impl TreeObjects {
         for (index, file) in tree.files.iter().enumerate() {
             let inode = linked_inode(file);
             ids[index] = inode.and_then(|inode| self.linked.get(&inode).copied());
+            ids[index] = ids[index].or_else(|| options.cache?.get(file));
             let is_first = inode.is_none_or(|inode| *first_of.entry(inode).or_insert(index) == index);
             if ids[index].is_none() && is_first {
                 work.push(index);
@@ -76,6 +79,9 @@ impl TreeObjects {
         // The largest first, so that no thread begins with one when the others are done.
         work.sort_by_key(|&index| std::cmp::Reverse(tree.files[index].content_bytes));
         for (index, id) in hash_all(&tree.files, &work, options)? {
+            if let Some(cache) = options.cache {
+                cache.put(&tree.files[index], id);
+            }
             ids[index] = Some(id);
         }
         self.linked.extend(first_of.iter().filter_map(|(&inode, &index)| Some((inode, ids[index]?))));

@@ -52,7 +52,9 @@ pub(crate) struct Stamp {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     changed_secs: i64,
+    modified_secs: i64,
     changed_nanos: u32,
+    modified_nanos: u32,
     pub(crate) has_links: bool,
 }
 
@@ -70,8 +72,20 @@ impl Stamp {
             inode: stat.st_ino as u64,
             changed_secs: stat.st_ctime.into(),
             changed_nanos: stat.st_ctime_nsec as u32,
+            modified_secs: stat.st_mtime.into(),
+            modified_nanos: stat.st_mtime_nsec as u32,
             has_links: stat.st_nlink > 1,
         }
+    }
+
+    /// Returns the `ctime` in nanoseconds since 1970.
+    pub(crate) fn changed_nanos(&self) -> i128 {
+        i128::from(self.changed_secs) * 1_000_000_000 + i128::from(self.changed_nanos)
+    }
+
+    /// Returns the `mtime` in nanoseconds since 1970.
+    pub(crate) fn modified_nanos(&self) -> i128 {
+        i128::from(self.modified_secs) * 1_000_000_000 + i128::from(self.modified_nanos)
     }
 }
 

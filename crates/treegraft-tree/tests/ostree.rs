@@ -119,7 +119,7 @@ fn a_linked_file_is_read_once() {
     let roots = [(); 2].map(|()| {
         let mut tree = Tree::new();
         scan(&mut tree, Tree::ROOT, folder.path(), &mut Owned).expect("it can be listed");
-        objects.add(tree, HashOptions { threads: 2, progress: &progress }).expect("it can be hashed")
+        objects.add(tree, HashOptions { threads: 2, progress: &progress, cache: None }).expect("it can be hashed")
     });
     assert_eq!(roots[0], roots[1], "the same folder is the same tree");
     assert_eq!(bytes.into_inner(), 1000, "four names, one file");

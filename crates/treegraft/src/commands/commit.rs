@@ -7,7 +7,7 @@ use treegraft_tree::HashOptions;
 use super::{
     push::timestamp_secs,
     tree::{
-        local,
+        HashArgs, local,
         plain::{PlainTreeArgs, Words},
     },
 };
@@ -45,6 +45,8 @@ pub(crate) struct CommitArgs {
     /// Time: `now`, `@SECONDS` since 1970, or a date like `2026-01-31T12:00:00Z` [default: now]
     #[arg(long, value_name = "TIME", value_parser = timestamp_secs)]
     timestamp: Option<u64>,
+    #[command(flatten)]
+    hash: HashArgs,
 }
 
 pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: CommitArgs) -> Result<Exit, CommandError> {
@@ -60,8 +62,11 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: CommitArgs) -> Result<Exit,
         collection_id: repo.collection_id().cloned(),
     };
     let progress = HashProgress::start(ui);
-    let options = HashOptions { progress: &|bytes| progress.advance(bytes), ..HashOptions::default() };
+    let cache = args.hash.open()?;
+    let advance = |bytes| progress.advance(bytes);
+    let options = HashOptions { progress: &advance, cache: cache.as_ref(), ..HashOptions::default() };
     let made = args.tree.make(&args.branch, &words, options)?;
+    args.hash.save(cache.as_ref())?;
     progress.storing();
     let committed = local::commit(&repo, &made, options)?;
     drop(progress);

@@ -11,6 +11,7 @@ use treegraft_tree::HashOptions;
 use super::{
     push::{carry::local_receiver, timestamp_secs},
     tree::{
+        HashArgs,
         build_dir::{self, BuildDirArgs},
         local,
     },
@@ -71,6 +72,8 @@ pub(crate) struct ExportArgs {
     no_update_summary: bool,
     #[command(flatten)]
     build: BuildDirArgs,
+    #[command(flatten)]
+    hash: HashArgs,
 }
 
 pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: ExportArgs) -> Result<Exit, CommandError> {
@@ -104,8 +107,11 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: ExportArgs) -> Result<Exit,
         subsets: args.subset,
     };
     let progress = HashProgress::start(ui);
-    let options = HashOptions { progress: &|bytes| progress.advance(bytes), ..HashOptions::default() };
+    let cache = args.hash.open()?;
+    let advance = |bytes| progress.advance(bytes);
+    let options = HashOptions { progress: &advance, cache: cache.as_ref(), ..HashOptions::default() };
     let made = build_dir::make(&builds, &words, options)?;
+    args.hash.save(cache.as_ref())?;
     progress.storing();
     let committed = local::commit(&repo, &made, options)?;
     drop(progress);

@@ -1,6 +1,12 @@
 //! What is pushed: refs of a repository, or directories that were never committed to one.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clap::Args;
 use treegraft_flatpak::CommitWords;
@@ -10,7 +16,7 @@ use treegraft_tree::HashOptions;
 
 use super::{
     super::tree::{
-        Made,
+        HashArgs, Made,
         build_dir::{self, BuildDirArgs},
         plain::{PlainTreeArgs, Words},
     },
@@ -39,6 +45,8 @@ pub(super) struct SourceArgs {
     branch: Option<String>,
     #[command(flatten)]
     build: BuildDirArgs,
+    #[command(flatten)]
+    hash: HashArgs,
 }
 
 /// Makes commits of files.
@@ -53,7 +61,7 @@ impl SourceArgs {
         options: &PushOptions,
         progress: &Arc<PushProgress>,
     ) -> Result<Awaited, CommandError> {
-        let Self { refs, tree, build_dir, branch, build } = self;
+        let Self { refs, tree, build_dir, branch, build, hash } = self;
         let make: Make = if tree.is_given() {
             global.refuse_repo("`--tree` or `--tree-tar` names what is pushed")?;
             let branch = branch.ok_or_else(|| {
@@ -73,6 +81,10 @@ impl SourceArgs {
             let timestamp_secs = options.graft.timestamp_secs.unwrap_or_else(clock::now_secs);
             let words = CommitWords { timestamp_secs, ..CommitWords::default() };
             Box::new(move |hash| build_dir::make(&builds, &words, hash))
+        } else if hash.is_given() {
+            return Err(CommandError::usage(
+                "The option `--hash-cache` is for directories: nothing of a repository is hashed",
+            ));
         } else if branch.is_some() {
             return Err(CommandError::usage("The option `--branch` is for directories")
                 .hint("name refs of a repository behind the destination, `REF:TARGET` to give one another name"));
@@ -84,10 +96,15 @@ impl SourceArgs {
             return Ok(Awaited::ready(source));
         };
         let progress = Arc::clone(progress);
+        // A file that was found to be another one than the cache says is hashed the next time.
+        let is_first = AtomicBool::new(true);
         Ok(Awaited::start(move || {
-            let hash = HashOptions { progress: &|bytes| progress.hashing(bytes), ..HashOptions::default() };
-            let commits = make(hash)?;
+            let cache = if is_first.swap(false, Ordering::Relaxed) { hash.open()? } else { None };
+            let advance = |bytes| progress.hashing(bytes);
+            let options = HashOptions { progress: &advance, cache: cache.as_ref(), ..HashOptions::default() };
+            let commits = make(options)?;
             progress.hashed(commits.objects.files().count() as u64);
+            hash.save(cache.as_ref())?;
             commits.into_source()
         }))
     }
