@@ -151,6 +151,10 @@ impl Site {
         let text = format!(
             "#!/bin/sh\nshift\necho $$ > '{pid}'\nexec {prefix}'{TREEGRAFT}' receive --config '{config}' \"$@\"\n"
         );
+        // Another push may run it at this moment, which nobody can who writes it.
+        if fs::read(&script).is_ok_and(|written| written == text.as_bytes()) {
+            return script;
+        }
         fs::write(&script, text).expect("a file can be written");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
         script

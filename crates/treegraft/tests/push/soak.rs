@@ -299,6 +299,8 @@ fn everybody_at_once() {
     for shared in 0..SHARED {
         first_push(&soak, &first, &format!("shared/{shared}"));
     }
+    // Everybody's pushes over ssh start the same program there, which has to be there before.
+    let _ = soak.site.push_unstored_ssh_command(&soak.sshd, soak.sshd.port(), &[]);
     thread::scope(|scope| {
         let soak = &soak;
         let mut workers: Vec<_> = (0..pushers).map(|pusher| scope.spawn(move || soak.push_on(pusher))).collect();
