@@ -23,7 +23,7 @@ use crate::{TaskError, shell};
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Folder with the repositories `repo-1` and `repo-2`, as `bench/make-runtimes.sh` makes them.
+    /// Folder with the build directories and repositories that `bench/make-runtimes.sh` makes.
     data: PathBuf,
     /// How often each case runs.
     #[arg(long, default_value_t = 3)]
@@ -55,6 +55,18 @@ struct Peak {
 enum Purpose {
     Time,
     Memory,
+}
+
+/// The runtimes, the smaller one first, as `bench/make-runtimes.sh` names their build directories.
+const RUNTIMES: [&str; 2] = ["Platform", "Sdk"];
+
+/// What is pushed.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// The repository with this version.
+    Repo(u32),
+    /// The build directories of this version.
+    BuildDirs(u32),
 }
 
 struct Bench {
@@ -106,31 +118,71 @@ impl Bench {
         shell::run(shell::command(&self.treegraft).arg("init").arg(&empty))?;
         let base = self.copy_of(&empty)?;
         let relay = SlowLink::start(self.sshd.addr(), LinkOptions::default());
-        let first_peak = self.push_into(&base, "repo-1", relay.port(), Purpose::Memory)?;
+        let first_peak = self.push_into(&base, Source::Repo(1), relay.port(), Purpose::Memory)?;
         let first_bytes = relay.carried_bytes(Direction::Up);
-        let update_peak = self.push_into(&self.copy_of(&base)?, "repo-2", self.sshd.port(), Purpose::Memory)?;
-        let nothing_peak = self.push_into(&self.copy_of(&base)?, "repo-1", self.sshd.port(), Purpose::Memory)?;
+        let peak = |source| self.push_into(&self.copy_of(&base)?, source, self.sshd.port(), Purpose::Memory);
+        let (update_peak, nothing_peak) = (peak(Source::Repo(2))?, peak(Source::Repo(1))?);
+        let builds_peak = peak(Source::BuildDirs(2))?;
 
         let mut first = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
-            first[0].push(self.push_directly(&empty, "repo-1", first_bytes)?);
+            first[0].push(self.push_directly(&empty, Source::Repo(1), first_bytes)?);
             first[1].push(self.rsync_and_commit_from(&empty)?);
         }
         report("first push, loopback", "treegraft push", &first[0], &first_peak);
         report("first push, loopback", "rsync + `flatpak build-commit-from`", &first[1], &Peak::default());
 
-        let mut update = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+        let mut update = [Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..rounds {
-            update[0].push(self.push(&base, "repo-2", far)?);
+            update[0].push(self.push(&base, Source::Repo(2), far)?);
             update[1].push(self.rsync_objects(&base, far)?);
-            update[2].push(self.push(&base, "repo-1", far)?);
+            update[2].push(self.push(&base, Source::Repo(1), far)?);
             update[3].push(self.login(far)?);
+            update[4].push(self.push(&base, Source::BuildDirs(2), far)?);
         }
         report("version 2, 100 ms, 100 Mbit/s", "treegraft push", &update[0], &update_peak);
         report("version 2, 100 ms, 100 Mbit/s", "rsync of objects alone", &update[1], &Peak::default());
         report("nothing new, 100 ms, 100 Mbit/s", "treegraft push", &update[2], &nothing_peak);
         report("nothing new, 100 ms, 100 Mbit/s", "ssh login and `true`", &update[3], &Peak::default());
+        let builds = "version 2 from build directories, 100 ms, 100 Mbit/s";
+        report(builds, "treegraft push --build-dir", &update[4], &builds_peak);
+        self.exports(rounds)
+    }
+
+    /// Exports the build directories of version 2 into an empty repository. One round of `flatpak build-export` takes minutes.
+    fn exports(&self, rounds: u32) -> Result<(), TaskError> {
+        let mut ours = Vec::new();
+        let mut repo = self.place();
+        for _ in 0..rounds {
+            repo = self.place();
+            ours.push(self.export(&repo, |build, repo| {
+                let mut export = shell::command(&self.treegraft);
+                export.args(["export", "--no-update-summary", "--quiet"]).arg(build).arg(repo);
+                export
+            })?);
+        }
+        let theirs_repo = self.place();
+        let theirs = self.export(&theirs_repo, |build, repo| {
+            let mut export = shell::command("flatpak");
+            export.args(["build-export", "--disable-sandbox", "--no-update-summary", "--runtime"]).arg(repo).arg(build);
+            export
+        })?;
+        let case = "both runtimes from build directories into an empty repository";
+        report(case, "treegraft export", &ours, &Peak::default());
+        report(case, "flatpak build-export", &[theirs], &Peak::default());
+        let (ours, theirs) = (objects_bytes(&repo)?, objects_bytes(&theirs_repo)?);
+        println!("\nObjects take {} MB and {} MB.", tenths(ours / 100_000), tenths(theirs / 100_000));
         Ok(())
+    }
+
+    fn export(&self, repo: &Path, command: impl Fn(&Path, &Path) -> Command) -> Result<Sample, TaskError> {
+        let mut seconds = 0.0;
+        for runtime in RUNTIMES {
+            seconds += timed(&mut command(&self.data.join(format!("{runtime}-2")), repo))?;
+        }
+        // The next run must not wait for what this one left to be written.
+        shell::run(&mut shell::command("sync"))?;
+        Ok(Sample { seconds, up_bytes: 0 })
     }
 
     /// Returns a path where nothing was before.
@@ -156,24 +208,24 @@ impl Bench {
     }
 
     /// Pushes into a copy of a server's repository.
-    fn push(&self, server: &Path, version: &str, link: LinkOptions) -> Result<Sample, TaskError> {
+    fn push(&self, server: &Path, source: Source, link: LinkOptions) -> Result<Sample, TaskError> {
         let copy = self.copy_of(server)?;
         let link = SlowLink::start(self.sshd.addr(), link);
         let start = Instant::now();
-        self.push_into(&copy, version, link.port(), Purpose::Time)?;
+        self.push_into(&copy, source, link.port(), Purpose::Time)?;
         Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes: link.carried_bytes(Direction::Up) })
     }
 
     /// Pushes into a copy of a server's repository without a link in between, which would take a part of the machine.
     /// `up_bytes` were counted in another run.
-    fn push_directly(&self, server: &Path, version: &str, up_bytes: u64) -> Result<Sample, TaskError> {
+    fn push_directly(&self, server: &Path, source: Source, up_bytes: u64) -> Result<Sample, TaskError> {
         let copy = self.copy_of(server)?;
         let start = Instant::now();
-        self.push_into(&copy, version, self.sshd.port(), Purpose::Time)?;
+        self.push_into(&copy, source, self.sshd.port(), Purpose::Time)?;
         Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes })
     }
 
-    fn push_into(&self, server: &Path, version: &str, port: u16, purpose: Purpose) -> Result<Peak, TaskError> {
+    fn push_into(&self, server: &Path, source: Source, port: u16, purpose: Purpose) -> Result<Peak, TaskError> {
         let receive = self.work.join("receive");
         let (client_peak, server_peak) = (self.work.join("client-peak"), self.work.join("server-peak"));
         let measured = |peak: &Path| match purpose {
@@ -189,7 +241,18 @@ impl Bench {
         fs::write(&receive, script).map_err(|source| file("write", &receive, source))?;
         let mut push = shell::command("sh");
         push.arg("-c").arg(format!("exec {}'{program}' \"$@\"", measured(&client_peak))).arg("sh");
-        push.arg("push").arg("--repo").arg(self.data.join(version)).arg("-F").arg(self.sshd.client_config());
+        push.arg("push").arg("-F").arg(self.sshd.client_config());
+        match source {
+            Source::Repo(version) => {
+                push.arg("--repo").arg(self.data.join(format!("repo-{version}")));
+            }
+            Source::BuildDirs(version) => {
+                for runtime in RUNTIMES {
+                    push.arg("--build-dir").arg(self.data.join(format!("{runtime}-{version}")));
+                }
+                push.args(["--timestamp", "now"]);
+            }
+        }
         push.args(["-p", &port.to_string()]).arg("--remote-command").arg(format!("sh {}", receive.display()));
         push.arg(format!("{}:{}", self.sshd.host(), server.display()));
         shell::read(&mut push)?;
@@ -260,6 +323,13 @@ fn report(case: &str, way: &str, samples: &[Sample], peak: &Peak) {
     let shown = |mib: Option<u64>| mib.map_or_else(|| "–".to_owned(), |mib| mib.to_string());
     let (client, server) = (shown(peak.client_mib), shown(peak.server_mib));
     println!("| {case} | {way} | {min:.1}, {median:.1}, {max:.1} | {up} | {client} | {server} |");
+}
+
+/// Returns what the objects of a repository take, in bytes.
+fn objects_bytes(repo: &Path) -> Result<u64, TaskError> {
+    let listed = shell::read(shell::command("du").arg("-sb").arg(repo.join("objects")))?;
+    let text = String::from_utf8_lossy(&listed);
+    Ok(text.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0))
 }
 
 fn tenths(count: u64) -> String {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use treegraft_testkit::{
-    RepoMode, Run, Sshd,
+    BuildDir, Flatpak, RepoMode, Run, Sshd, Version,
     tree::{Directory, TreeShape},
 };
 
@@ -75,6 +75,65 @@ fn an_archive_becomes_what_the_directory_becomes() {
     fs::write(&compressed, b"\x28\xb5\x2f\xfd").expect("the folder is ours");
     let run = site.push_unstored(&["--tree-tar", path(&compressed), "--branch=x"]);
     assert!(run.code() == Some(1) && run.stderr_text().contains("zstd -dc"), "a way is told: {}", run.report());
+}
+
+#[test]
+fn a_build_directory_becomes_what_its_export_becomes() {
+    let (Some(site), Some(sshd), Some(flatpak)) = (Site::new(), Sshd::start(), Flatpak::find()) else { return };
+    let app = BuildDir::app("org.example.App", "org.example.Platform");
+    let runtime = BuildDir::runtime("org.example.Platform").with_files(3, 10);
+    let folders = ["app", "runtime"].map(|name| site.env.root().join(name));
+    let refs = [app.flatpak_ref(), runtime.flatpak_ref()];
+    let exported = site.env.root().join("exported");
+    for (version, time) in [(Version::first(), "2020-01-01"), (Version::next(2), "2020-01-02")] {
+        for (plan, folder) in [&app, &runtime].into_iter().zip(&folders) {
+            let _ = fs::remove_dir_all(folder);
+            plan.write(folder, version);
+        }
+        let timestamp = format!("--timestamp={time}T00:00:00Z");
+        let both = ["--build-dir", path(&folders[0]), "--build-dir", path(&folders[1]), &timestamp, "--json"];
+        let report = json(&Run::of(&mut site.push_unstored_ssh_command(&sshd, sshd.port(), &both)).ok());
+        assert_eq!(report["refs"].as_array().map(Vec::len), Some(2), "both in one push: {report}");
+        for (folder, name) in folders.iter().zip(&refs) {
+            flatpak.build_export(&exported, folder, "master", &[&timestamp]);
+            let listed = site.ostree.ls(&exported, name);
+            assert_eq!(site.ostree.ls(&site.server, name), listed, "the tree of `{name}` is that of its export");
+            for key in ["xa.metadata", "xa.installed-size", "xa.ref", "ostree.ref-binding"] {
+                let values = [&site.server, &exported].map(|repo| site.ostree.metadata(repo, name, key));
+                assert_eq!(values[0], values[1], "`{key}` of `{name}` is that of its export");
+            }
+        }
+        let sent = report["sent_objects"].as_u64();
+        assert!(version == Version::first() || sent <= Some(60), "only what is new travels: {report}");
+        site.ostree.fsck(&site.server);
+        if version == Version::first() {
+            flatpak.remote_add("test", &format!("file://{}", site.server.display()), None);
+        }
+        for name in [&refs[1], &refs[0]] {
+            if time.ends_with("01") { flatpak.install("test", name) } else { flatpak.update(name) }.ok();
+            let head = site.ostree.rev_parse(&site.server, name);
+            assert_eq!(flatpak.installed_commit(name), head, "a client has the new version of `{name}`");
+        }
+    }
+}
+
+#[test]
+fn mistakes_with_build_directories_are_told() {
+    let Some(site) = Site::new() else { return };
+    let folder = site.env.root().join("app");
+    BuildDir::app("org.example.App", "org.example.Platform").write(&folder, Version::first());
+    let told = |args: &[&str], code: i32, text: &str| {
+        let run = site.push_unstored(args);
+        assert!(run.code() == Some(code) && run.stderr_text().contains(text), "{args:?}: {}", run.report());
+    };
+    let build = ["--build-dir", path(&folder)];
+    told(&[&build[..], &["--branch=a b"]].concat(), 1, "`--branch` and `--arch` say the rest");
+    told(&[&build[..], &build].concat(), 2, "Two build directories are for the ref");
+    told(&[&build[..], &["some/ref"]].concat(), 2, "cannot be used with");
+    told(&[&build[..], &["--exact"]].concat(), 2, "cannot be used with");
+    fs::remove_dir_all(folder.join("export")).expect("the folder is ours");
+    told(&build, 1, "`flatpak build-finish`");
+    told(&["--build-dir", path(site.env.root())], 1, "`flatpak build-init` or flatpak-builder");
 }
 
 #[test]
