@@ -140,6 +140,21 @@ fn texts() -> io::Result<()> {
     {
         seed("names", &number.to_string(), text)?;
     }
+    for (number, text) in
+        ["{'a': <uint64 1>}", "[('x', b'y\\001'), ('z', b'')]", "@mas just ['a']", "-0x1f"].iter().enumerate()
+    {
+        seed("variant_text", &number.to_string(), text)?;
+    }
+    let metadata =
+        "[Application]\nname=org.example.App\nruntime=org.example.Platform/x86_64/1\n[Extra Data]\nuri=http:a\n";
+    let service = "[D-BUS Service]\nName=org.example.App\nExec=run";
+    let build = [
+        metadata.as_bytes(),
+        b"[Desktop Entry]\nExec=run\nIcon=org.example.App",
+        service.as_bytes(),
+        b"<svg width='1'>",
+    ];
+    seed("build_dir", "app", build.join(&0xff))?;
     let command = login_command::encoded_command("exec \"$@\"", &["0.1.0"], "/srv/a b");
     seed("login_command", "encoded", command)?;
     seed("login_command", "quoted", "/usr/bin/treegraft receive -- '/srv/it'\\''s'")?;

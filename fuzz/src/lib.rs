@@ -8,9 +8,11 @@
 //! * [`connection`]: any bytes in the place of either side's HTTP/2.
 //! * [`answers`], [`greeting`]: servers that answer as their input says, and logins that say what they like.
 //! * [`repository`]: repositories with files that others have written.
+//! * [`build`]: archives and build directories.
 //! * [`wire`], [`graft`], [`config`], [`text`]: what the other side sends; what people and other programs write.
 
 pub mod answers;
+pub mod build;
 pub mod config;
 pub mod connection;
 pub mod graft;

@@ -7,7 +7,7 @@ use treegraft_object::{
 use treegraft_testkit::{Ostree, RepoMode};
 
 /// Texts of values; GLib takes some and refuses others.
-const TEXTS: [&str; 77] = [
+const TEXTS: [&str; 103] = [
     "'text'",
     "\"text\"",
     "'it''s'",
@@ -83,6 +83,32 @@ const TEXTS: [&str; 77] = [
     "{1, 'x'}",
     "b'bytes\\001\\n'",
     "<<'deep'>>",
+    "@mi 7",
+    "@mmi 7",
+    "@mas ['x']",
+    "[1, nothing]",
+    "['a', nothing]",
+    "[(1, nothing), (2, 3)]",
+    "double 08",
+    "double 017",
+    "double -0",
+    "-0",
+    "-nan",
+    "+nan",
+    "double 99999999999999999999999999999999999999999999",
+    "1e400",
+    "double 1e400",
+    "1e-400",
+    "0x-5",
+    "0x+5",
+    r"'\u+0e4'",
+    "[1, double 2]",
+    "@ad [1, 017, -3]",
+    "@mi nothing",
+    "just nothing",
+    "[just 1, nothing]",
+    "@ms 'x'",
+    "1e",
     "just 5",
     "@ms nothing",
 ];
@@ -123,6 +149,16 @@ proptest::proptest! {
     #[test]
     fn nothing_panics(text in "[\\[\\](){}<>@,:'\"b1as.x -]{0,40}") {
         let _ = parse_text(&text);
+    }
+}
+
+#[test]
+fn types_are_bounded() {
+    let members = "8, ".repeat(300);
+    for text in [format!("({members})"), format!("[({members})]"), format!("<({members})>"), format!("<[({members})]>")]
+    {
+        let error = parse_text(&text).expect_err("no reader takes such a type");
+        assert!(error.reason.contains("longer than 255"), "{error}");
     }
 }
 

@@ -72,11 +72,17 @@ impl CommitRules {
         for (index, line) in text.split('\n').enumerate().filter(|(_, line)| !line.is_empty()) {
             let fail = |reason| RuleError::Line { line: index + 1, reason };
             let (mode, path) = line.split_once(' ').ok_or_else(|| fail("there is no blank before the path"))?;
-            let is_whole = mode.starts_with('=');
-            let mode = mode.trim_start_matches(['=', '+']).parse::<u32>().ok().filter(|mode| mode & !0o7777 == 0);
+            let (is_whole, digits) = match mode.strip_prefix('=') {
+                Some(digits) => (true, digits),
+                None => (false, mode.strip_prefix('+').unwrap_or(mode)),
+            };
+            let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+            let mode = digits.parse::<u32>().ok().filter(|mode| is_number && mode & !0o7777 == 0);
             let mode = mode.ok_or_else(|| fail("the mode is no decimal number up to 4095"))?;
             let rule = if is_whole { ModeRule::Set(mode) } else { ModeRule::Add(mode) };
-            self.modes.insert(path.to_owned(), rule);
+            if self.modes.insert(path.to_owned(), rule).is_some() {
+                return Err(fail("there is a line for this path before"));
+            }
         }
         Ok(())
     }
@@ -140,7 +146,15 @@ mod tests {
         rules.read_modes("2048 /a b\n\n=493 /c\n+64 /d\n").expect("each line is a rule");
         let expected = [("/a b", ModeRule::Add(2048)), ("/c", ModeRule::Set(493)), ("/d", ModeRule::Add(64))];
         assert_eq!(rules.modes, expected.map(|(path, rule)| (path.to_owned(), rule)).into());
-        for (text, line) in [("2048", 1), ("\nx /a", 2), ("=4096 /a", 1), ("-1 /a", 1), ("0x10 /a", 1)] {
+        for (text, line) in [
+            ("2048", 1),
+            ("\nx /a", 2),
+            ("=4096 /a", 1),
+            ("-1 /a", 1),
+            ("0x10 /a", 1),
+            ("=+5 /a", 1),
+            ("1 /x\n=2 /x", 2),
+        ] {
             let error = rules.read_modes(text).expect_err(text);
             assert!(matches!(error, RuleError::Line { line: found, .. } if found == line), "`{text}`: {error}");
         }

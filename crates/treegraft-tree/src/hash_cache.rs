@@ -1,4 +1,5 @@
-//! A cache of what files were hashed to, for a worker that keeps its build directory.
+//! A cache of what files were hashed to, for a worker that keeps its build directory. It knows the files of one run: builds
+//! that take turns need a cache each.
 //!
 //! ```text
 //! treegraft hash-cache 1
@@ -8,7 +9,8 @@
 //!
 //! A file is known when all of this is the same. Whatever changes a file changes its `ctime`, which nobody can set, so an entry
 //! is never true of another content; but within the grain of the clock a second change does not show, so a file that changed
-//! in the last seconds before it was hashed is not kept.
+//! in the last seconds before it was hashed is not kept. The worker's clock and that of the file system must agree as far as
+//! that.
 //!
 //! What is in the cache is not trusted further than that: content is hashed again when it is sent or stored.
 
@@ -29,6 +31,9 @@ const HEAD: &str = "treegraft hash-cache 1\n";
 
 /// Largest cache that is read, in bytes: half a million files.
 const MAX_BYTES: u64 = 128 << 20;
+
+/// Longest line, in bytes.
+const MAX_LINE_BYTES: u64 = 512;
 
 /// How long before it was hashed a file must have been at rest, in seconds: the grain of the coarsest clocks of file systems.
 const REST_SECS: i64 = 2;
@@ -106,6 +111,9 @@ impl HashCache {
         let mut text = HEAD.to_owned();
         for (key, id) in &*self.seen() {
             let Key { device, inode, bytes, modified_nanos, changed_nanos, header } = key;
+            if text.len() as u64 > MAX_BYTES - MAX_LINE_BYTES {
+                break;
+            }
             let _ = writeln!(text, "{device} {inode} {bytes} {modified_nanos} {changed_nanos} {header} {id}");
         }
         let sum = Checksum::of(text.as_bytes());

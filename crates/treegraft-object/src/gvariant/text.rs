@@ -10,7 +10,7 @@
 //! array, or the type in front of it, say otherwise.
 
 use super::{ArrayWriter, TupleWriter, Type, Variant};
-use crate::limits::MAX_GVARIANT_DEPTH;
+use crate::limits::{MAX_GVARIANT_DEPTH, MAX_TYPE_STRING_BYTES};
 
 /// Longest text that is read, in bytes: what is more than a command line can hold.
 const MAX_TEXT_BYTES: usize = 1 << 20;
@@ -36,8 +36,7 @@ pub fn parse_text(text: &str) -> Result<Variant, TextError> {
     if parser.at < text.len() {
         return Err(parser.error("the value is over here"));
     }
-    let pattern = node.kind.pattern();
-    let type_string = pattern.definite().ok_or_else(|| parser.error("nothing says the type of an empty value"))?;
+    let type_string = node.type_string()?;
     let data = node.encode(&type_string)?;
     Variant::from_parts(&type_string, data).map_err(|error| parser.error(&error.to_string()))
 }
@@ -55,7 +54,8 @@ struct Node {
 
 enum Kind {
     Bool(bool),
-    Integer(i128),
+    /// Its text, for one that turns out to be a double.
+    Integer(String),
     Double(f64),
     Text(String),
     Bytes(Vec<u8>),
@@ -128,6 +128,10 @@ impl Pattern {
             }
             (Self::Array(one), Self::Array(another)) => Self::Array(Box::new(one.and(another)?)),
             (Self::Maybe(one), Self::Maybe(another)) => Self::Maybe(Box::new(one.and(another)?)),
+            // What is not nothing need not say so.
+            (Self::Maybe(inner), plain) | (plain, Self::Maybe(inner)) if !matches!(plain, Self::Exact(_)) => {
+                Self::Maybe(Box::new(inner.and(plain)?))
+            }
             (Self::Tuple(one), Self::Tuple(another)) if one.len() == another.len() => {
                 Self::Tuple(one.iter().zip(another).map(|(one, another)| one.and(another)).collect::<Option<_>>()?)
             }
@@ -209,6 +213,26 @@ impl Node {
         TextError { at: self.at, reason: reason.into() }
     }
 
+    /// Returns the type that the value has when nobody says more.
+    fn type_string(&self) -> Result<String, TextError> {
+        let known = self.kind.pattern().definite();
+        let type_string = known.ok_or_else(|| self.error("nothing says the type of an empty value"))?;
+        if type_string.len() > MAX_TYPE_STRING_BYTES {
+            return Err(self.error(format!("its type is longer than {MAX_TYPE_STRING_BYTES} characters")));
+        }
+        Ok(type_string)
+    }
+
+    /// Serialises the value as one that is there and might not be.
+    fn just(&self, inside: &str) -> Result<Vec<u8>, TextError> {
+        let mut data = self.encode(inside)?;
+        // What has no size of its own is told from nothing by one more byte.
+        if parsed(inside).is_some_and(|inner| inner.fixed_size().is_none()) {
+            data.push(0);
+        }
+        Ok(data)
+    }
+
     /// Serialises the value as a certain type.
     fn encode(&self, wanted: &str) -> Result<Vec<u8>, TextError> {
         let mismatch = || self.error(format!("it is no `{wanted}`"));
@@ -217,26 +241,19 @@ impl Node {
         Ok(match (&self.kind, first) {
             (Kind::Typed(text, node), _) if text == wanted => node.encode(wanted)?,
             (Kind::Bool(value), b'b') => vec![u8::from(*value)],
-            (Kind::Integer(value), _) => Self::number(*value, first)
-                .ok_or_else(|| self.error(format!("{value} does not fit into the type `{wanted}`")))?,
+            (Kind::Integer(text), b'y' | b'n' | b'q' | b'i' | b'u' | b'h' | b'x' | b't' | b'd') => number(text, first)
+                .ok_or_else(|| self.error(format!("{text} does not fit into the type `{wanted}`")))?,
             (Kind::Double(value), b'd') => value.to_le_bytes().to_vec(),
             (Kind::Text(text), b's' | b'o' | b'g') => [text.as_bytes(), &[0]].concat(),
             (Kind::Bytes(bytes), _) if wanted == "ay" => [bytes, &[0][..]].concat(),
             (Kind::Variant(node), b'v') => {
-                let type_string = node.kind.pattern().definite();
-                let type_string = type_string.ok_or_else(|| node.error("nothing says the type of an empty value"))?;
+                let type_string = node.type_string()?;
                 let data = node.encode(&type_string)?;
                 [&data, &[0][..], type_string.as_bytes()].concat()
             }
             (Kind::Maybe(None), b'm') => Vec::new(),
-            (Kind::Maybe(Some(node)), b'm') => {
-                let mut data = node.encode(inside)?;
-                // What has no size of its own is told from nothing by one more byte.
-                if parsed(inside).is_some_and(|inner| inner.fixed_size().is_none()) {
-                    data.push(0);
-                }
-                data
-            }
+            (Kind::Maybe(Some(node)), b'm') => node.just(inside)?,
+            (_, b'm') => self.just(inside)?,
             (Kind::Array(elements), b'a') => array(inside, elements.iter().map(|element| element.encode(inside)))?,
             (Kind::Dict(entries), b'a') => {
                 let types = wanted.strip_prefix("a{").and_then(|rest| members(rest.strip_suffix('}')?));
@@ -258,22 +275,38 @@ impl Node {
             _ => return Err(mismatch()),
         })
     }
+}
 
-    /// Serialises a number.
-    fn number(value: i128, wanted: u8) -> Option<Vec<u8>> {
-        Some(match wanted {
-            b'y' => u8::try_from(value).ok()?.to_le_bytes().to_vec(),
-            b'n' => i16::try_from(value).ok()?.to_le_bytes().to_vec(),
-            b'q' => u16::try_from(value).ok()?.to_le_bytes().to_vec(),
-            b'i' | b'h' => i32::try_from(value).ok()?.to_le_bytes().to_vec(),
-            b'u' => u32::try_from(value).ok()?.to_le_bytes().to_vec(),
-            b'x' => i64::try_from(value).ok()?.to_le_bytes().to_vec(),
-            b't' => u64::try_from(value).ok()?.to_le_bytes().to_vec(),
-            #[expect(clippy::cast_precision_loss, reason = "that is what a double is")]
-            b'd' => (value as f64).to_le_bytes().to_vec(),
-            _ => return None,
-        })
+/// Serialises a number. As in C, a leading zero means octal for all but a double.
+fn number(text: &str, wanted: u8) -> Option<Vec<u8>> {
+    if wanted == b'd' {
+        return double(text).map(|value| value.to_le_bytes().to_vec());
     }
+    let unsigned = text.trim_start_matches(['+', '-']);
+    let (digits, radix) = match unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if unsigned.len() > 1 && unsigned.starts_with('0') => (unsigned, 8),
+        None => (unsigned, 10),
+    };
+    let value =
+        i128::from_str_radix(digits, radix).ok().filter(|_| digits.chars().all(|digit| digit.is_digit(radix)))?;
+    let value = if text.starts_with('-') { -value } else { value };
+    Some(match wanted {
+        b'y' => u8::try_from(value).ok()?.to_le_bytes().to_vec(),
+        b'n' => i16::try_from(value).ok()?.to_le_bytes().to_vec(),
+        b'q' => u16::try_from(value).ok()?.to_le_bytes().to_vec(),
+        b'i' | b'h' => i32::try_from(value).ok()?.to_le_bytes().to_vec(),
+        b'u' => u32::try_from(value).ok()?.to_le_bytes().to_vec(),
+        b'x' => i64::try_from(value).ok()?.to_le_bytes().to_vec(),
+        b't' => u64::try_from(value).ok()?.to_le_bytes().to_vec(),
+        _ => return None,
+    })
+}
+
+/// Reads a decimal number that a double can hold.
+fn double(text: &str) -> Option<f64> {
+    let is_decimal = text.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    text.parse::<f64>().ok().filter(|value| is_decimal && value.is_finite())
 }
 
 /// Parses a type that may be a dict entry's.
@@ -475,25 +508,18 @@ impl Parser<'_> {
         let length = self.rest().find(|c| !is_part(c)).unwrap_or(self.rest().len());
         let token = self.rest()[..length].to_owned();
         let unsigned = token.trim_start_matches(['+', '-']);
-        let is_negative = token.starts_with('-');
-        let hex = unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0X"));
-        let kind = match hex {
-            _ if matches!(unsigned, "inf" | "infinity") => token.parse().ok().map(Kind::Double),
-            Some(digits) => i128::from_str_radix(digits, 16).ok().map(Kind::Integer),
-            None if unsigned.contains(['.', 'e', 'E']) => unsigned.parse().ok().map(Kind::Double),
-            // As in C, a leading zero means octal.
-            None if unsigned.len() > 1 && unsigned.starts_with('0') => {
-                i128::from_str_radix(unsigned, 8).ok().map(Kind::Integer)
-            }
-            None => unsigned.parse().ok().map(Kind::Integer),
+        let is_hex = unsigned.starts_with("0x") || unsigned.starts_with("0X");
+        let kind = match unsigned {
+            _ if token.len() - unsigned.len() > 1 => None,
+            "inf" | "infinity" => token.parse().ok().map(Kind::Double),
+            "nan" => Some(Kind::Double(if token.starts_with('-') { -f64::NAN } else { f64::NAN })),
+            _ if !is_hex && unsigned.contains(['.', 'e', 'E']) => double(&token).map(Kind::Double),
+            _ if unsigned.starts_with(|c: char| c.is_ascii_digit()) => Some(Kind::Integer(token.clone())),
+            _ => None,
         };
-        let kind = kind.filter(|_| token.len() - unsigned.len() <= 1).ok_or_else(|| self.error("it is no number"))?;
+        let kind = kind.ok_or_else(|| self.error("it is no number"))?;
         self.at += length;
-        Ok(match kind {
-            Kind::Integer(value) if is_negative => Kind::Integer(-value),
-            Kind::Double(value) if is_negative && hex.is_none() && value.is_sign_positive() => Kind::Double(-value),
-            kind => kind,
-        })
+        Ok(kind)
     }
 
     fn quoted(&mut self) -> Result<String, TextError> {
@@ -523,7 +549,8 @@ impl Parser<'_> {
                 }
             };
             let code: String = characters.by_ref().take(digits).map(|(_, digit)| digit).collect();
-            let code = u32::from_str_radix(&code, 16).ok().filter(|&number| number != 0 && code.len() == digits);
+            let is_whole = code.len() == digits && code.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let code = u32::from_str_radix(&code, 16).ok().filter(|&number| number != 0 && is_whole);
             text.push(code.and_then(char::from_u32).ok_or_else(|| self.error("an escape is no character"))?);
         }
         Err(self.error("the text does not end"))

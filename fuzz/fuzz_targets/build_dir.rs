@@ -1,0 +1,4 @@
+//! Build directories.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| treegraft_fuzz::build::check_build_dir(data));
