@@ -362,7 +362,8 @@ fn check_ref(repo: &Path, path: &str, id: CommitId, old: Option<CommitId>, asked
             "{path} goes back in time only where that was asked for"
         );
     }
-    if settings.rule.is_empty() && offers.iter().any(|offer| offer.force) {
+    let may_force = settings.rule.is_empty() && settings.allow_force == Some(true);
+    if may_force && offers.iter().any(|offer| offer.force) {
         return;
     }
     // What the old head had is still among the ancestors.
