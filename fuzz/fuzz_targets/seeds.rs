@@ -250,5 +250,8 @@ fn pushes(template: &Template) -> io::Result<()> {
     // With rules, and with signatures that are demanded and made.
     seed("receive", "rules", [0x10, 0, 14, 2, 2, 0])?;
     seed("receive", "signed", [0x60, 0, 0, 0, 0, 2, 0, 4, 0, 2, 6, 0, 1, 0, 2, 1, 0, 0, 0, 8, 0, 0])?;
+    // With an object that is missing, and with one under the name of another.
+    seed("receive", "hole", [0, 0, 0, 0, 0, 2, 0, 5, 0, 2, 4, 8, 0, 0])?;
+    seed("receive", "swapped", [0, 0, 0, 0, 0, 2, 0, 6, 0, 1, 1, 7, 0x45, 0, 0, 8, 0, 0, 0])?;
     seed("receive", "steps", [0, 0, 0, 0, 0, 2, 0, 3, 0, 3, 0, 1, 2, 0, 0, 4, 0, 2, 6, 0, 2, 4, 0, 4, 1, 0, 0, 8, 0, 0])
 }

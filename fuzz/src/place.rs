@@ -24,7 +24,7 @@ use crate::pool::{Pool, signing_key};
 /// Refs that are there before an input, and the numbers of their commits.
 const HEADS: [(&str, usize); 2] = [("main", 0), ("other", 1)];
 
-/// Of so many repositories that have changed, one is shown to `ostree fsck`.
+/// Of so many repositories that have changed, one is shown to `ostree fsck`, beginning with the first.
 const OSTREE_INTERVAL: u64 = 512;
 
 fn clock() -> u64 {
@@ -191,10 +191,10 @@ impl Template {
         assert!(old.keys().all(|path| new.contains_key(path)), "no ref goes away");
         check_rest(&repo, new != old);
         if new != old {
-            self.changed += 1;
             if self.changed.is_multiple_of(OSTREE_INTERVAL) {
                 ostree_fsck(&repo);
             }
+            self.changed += 1;
         }
     }
 }
@@ -362,7 +362,8 @@ fn check_ref(repo: &Path, path: &str, id: CommitId, old: Option<CommitId>, asked
             "{path} goes back in time only where that was asked for"
         );
     }
-    if settings.rule.is_empty() && offers.iter().any(|offer| offer.force) {
+    let may_force = settings.rule.is_empty() && settings.allow_force == Some(true);
+    if may_force && offers.iter().any(|offer| offer.force) {
         return;
     }
     // What the old head had is still among the ancestors.

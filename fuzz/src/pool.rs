@@ -168,11 +168,13 @@ impl Pool {
         let (mut name, mut data) = input.choose(&self.objects).clone();
         let change = input.byte();
         let at = input.short() % (data.len() + 1);
-        match change % 4 {
+        match change % 5 {
             0 => data.truncate(at),
             1 => drop(data.splice(at..at, input.bytes().iter().copied())),
             2 => data.iter_mut().skip(at).zip(input.bytes()).for_each(|(byte, new)| *byte = *new),
-            _ => data = input.long_bytes().to_vec(),
+            3 => data = input.long_bytes().to_vec(),
+            // Sound, but another one.
+            _ => data.clone_from(&input.choose(&self.objects).1),
         }
         if change & 0x80 != 0 {
             name.kind = ObjectKind::from_number(input.byte() % 8).unwrap_or(name.kind);

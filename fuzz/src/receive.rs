@@ -191,9 +191,13 @@ impl<'a> Client<'a> {
                 body.extend_from_slice(input.bytes());
                 self.send(format!("pushes/{push}/missing"), body, End::of(input));
             }
-            4 | 5 => {
+            sent @ (4 | 5) => {
                 let push = self.push(input);
-                let objects = self.needed(input.choose(&self.pool.commits).id());
+                let mut objects = self.needed(input.choose(&self.pool.commits).id());
+                if sent == 5 {
+                    // One is missing.
+                    objects.remove(usize::from(input.byte()) % objects.len());
+                }
                 let body = objects.iter().flat_map(framed).collect();
                 self.send(format!("pushes/{push}/objects"), body, End::Whole);
             }

@@ -72,7 +72,7 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<(), TaskError> {
     let programs = build(&wanted)?;
     let temporary = temporary()?;
     // It is libFuzzer's, too, and has to be told when to end.
-    shell::read(command(&programs, SEEDS, &temporary).arg("-runs=1"))?;
+    shell::read(command(&programs, SEEDS, &temporary).args(["-runs=1", "-verbosity=0"]))?;
 
     let queue = Mutex::new(wanted.iter());
     let failed = Mutex::new(None);
