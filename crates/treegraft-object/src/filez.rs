@@ -12,10 +12,14 @@
 
 use std::io::{self, Read, Write};
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use sha2::{Digest, Sha256};
+use flate2::{Decompress, FlushDecompress, Status};
 
-use crate::{Checksum, ContentId, DecodeError, FileHeader, FileKind, file_header::FRAME_BYTES, limits};
+use crate::{
+    ContentHasher, ContentId, DecodeError, FileHeader, FileKind,
+    deflate::{Deflater, PIECE_BYTES, Piece},
+    file_header::FRAME_BYTES,
+    limits,
+};
 
 /// Size of the buffers between stages: large enough that calls do not matter, small enough to stay in the L2 cache.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -101,7 +105,7 @@ pub fn copy(
     let (header, content_bytes, header_bytes) = read_header(source)?;
     archived.write_all(&header_bytes).map_err(FilezError::Write)?;
     let mut archived_bytes = header_bytes.len() as u64;
-    let mut hasher = Sha256::new_with_prefix(header.encode_bare());
+    let mut hasher = ContentHasher::new(&header);
     if header.kind == FileKind::Regular {
         let mut inflater = Inflater::new(content_bytes);
         let mut input = vec![0; FIRST_BUFFER_BYTES];
@@ -122,7 +126,7 @@ pub fn copy(
     } else if read_some(source, &mut [0])? != 0 {
         return Err(DecodeError::TrailingBytes { what: "symlink" }.into());
     }
-    Ok(FilezInfo { id: ContentId(Checksum::finish(hasher)), header, content_bytes, archived_bytes })
+    Ok(FilezInfo { id: hasher.finish(), header, content_bytes, archived_bytes })
 }
 
 fn read_some(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize, FilezError> {
@@ -211,56 +215,49 @@ pub fn write(
     check_header_length(header_bytes.len() - FRAME_BYTES)?;
     archived.write_all(&header_bytes).map_err(FilezError::Write)?;
     let mut archived_bytes = header_bytes.len() as u64;
-    let mut hasher = Sha256::new_with_prefix(header.encode_bare());
-    let size_differs = |reason| DecodeError::ContentSize { header_bytes: content_bytes, reason };
+    let mut hasher = ContentHasher::new(header);
     if header.kind == FileKind::Regular {
-        let mut compress = Compress::new(Compression::new(level.min(9)), false);
-        let mut input = vec![0; BUFFER_BYTES];
-        let mut output = vec![0; BUFFER_BYTES];
-        loop {
-            let count = read_some(content, &mut input)?;
-            hasher.update(&input[..count]);
-            let flush = if count == 0 { FlushCompress::Finish } else { FlushCompress::None };
-            archived_bytes += deflate(&mut compress, &input[..count], flush, &mut output, archived)?;
-            if compress.total_in() > content_bytes {
-                return Err(size_differs("but there are more").into());
-            }
-            if count == 0 {
-                break;
-            }
-        }
-        if compress.total_in() < content_bytes {
-            return Err(size_differs("but there are less").into());
-        }
+        archived_bytes +=
+            Deflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))?;
     } else if content_bytes != 0 || read_some(content, &mut [0])? != 0 {
-        return Err(size_differs("a symlink has none").into());
+        return Err(size_differs(content_bytes, "a symlink has none"));
     }
-    let header = header.clone();
-    Ok(FilezInfo { id: ContentId(Checksum::finish(hasher)), header, content_bytes, archived_bytes })
+    Ok(FilezInfo { id: hasher.finish(), header: header.clone(), content_bytes, archived_bytes })
 }
 
-/// Feeds all of `input` to the compressor and returns how many bytes it gave.
+/// Compresses exactly `content_bytes` bytes and returns how many bytes they became.
 fn deflate(
-    compress: &mut Compress,
-    mut input: &[u8],
-    flush: FlushCompress,
-    output: &mut [u8],
+    content_bytes: u64,
+    content: &mut impl Read,
+    deflater: &mut Deflater,
+    hasher: &mut ContentHasher,
     archived: &mut impl Write,
 ) -> Result<u64, FilezError> {
-    let start = compress.total_out();
+    let (mut left_bytes, mut archived_bytes) = (content_bytes, 0);
     loop {
-        let (read_before, written_before) = (compress.total_in(), compress.total_out());
-        let status = compress.compress(input, output, flush).map_err(|error| FilezError::Write(error.into()))?;
-        let read = usize::try_from(compress.total_in() - read_before).expect("at most the input");
-        let written = usize::try_from(compress.total_out() - written_before).expect("at most the buffer");
-        input = &input[read..];
-        archived.write_all(&output[..written]).map_err(FilezError::Write)?;
-        let is_done = match flush {
-            FlushCompress::Finish => status == Status::StreamEnd,
-            _ => input.is_empty() && written < output.len(),
-        };
-        if is_done {
-            return Ok(compress.total_out() - start);
+        let piece_bytes = usize::try_from(left_bytes).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let piece = deflater.next_piece(piece_bytes);
+        let mut filled = 0;
+        while filled < piece_bytes {
+            match read_some(content, &mut piece[filled..])? {
+                0 => return Err(size_differs(content_bytes, "but there are less")),
+                count => filled += count,
+            }
+        }
+        hasher.update(piece);
+        left_bytes -= piece_bytes as u64;
+        if left_bytes == 0 && read_some(content, &mut [0])? != 0 {
+            return Err(size_differs(content_bytes, "but there are more"));
+        }
+        let compressed = deflater.compress(if left_bytes == 0 { Piece::Last } else { Piece::Inner });
+        archived.write_all(compressed).map_err(FilezError::Write)?;
+        archived_bytes += compressed.len() as u64;
+        if left_bytes == 0 {
+            return Ok(archived_bytes);
         }
     }
+}
+
+fn size_differs(header_bytes: u64, reason: &'static str) -> FilezError {
+    DecodeError::ContentSize { header_bytes, reason }.into()
 }

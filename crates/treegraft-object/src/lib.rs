@@ -26,6 +26,7 @@
 mod checksum;
 pub mod commit;
 mod content_hasher;
+mod deflate;
 pub mod detached;
 pub mod dirmeta;
 pub mod dirtree;

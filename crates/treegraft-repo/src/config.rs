@@ -21,9 +21,9 @@ const DEFAULT_LOCK_TIMEOUT_SECS: u32 = 300;
 /// `core.min-free-space-percent` when neither key is set.
 const DEFAULT_MIN_FREE_PERCENT: u8 = 3;
 
-/// `archive.zlib-level` when it is not set. The result is 2 % larger than what libostree's default, the 6 of the original
-/// zlib, gives for the binaries of a distribution, in a third of the time; the 6 of zlib-rs would save 0.2 %.
-pub const DEFAULT_ZLIB_LEVEL: u32 = 5;
+/// `archive.zlib-level` when it is not set, as for libostree. For the binaries of a distribution, the result is 2 % larger
+/// than what libostree makes with the original zlib.
+pub const DEFAULT_ZLIB_LEVEL: u32 = 6;
 
 /// How long to wait for the repository's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

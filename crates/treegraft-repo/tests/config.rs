@@ -28,8 +28,7 @@ fn defaults_are_those_of_libostree() {
     );
     assert_eq!(config.lock_timeout, LockTimeout::Secs(300), "`core.lock-timeout-secs`");
     assert_eq!(config.min_free_space, MinFreeSpace::Percent(3), "`core.min-free-space-*`");
-    // The level of our zlib whose size is that of libostree's 6.
-    assert_eq!((config.parent, config.zlib_level), (None, 5), "`core.parent`, `archive.zlib-level`");
+    assert_eq!((config.parent, config.zlib_level), (None, 6), "`core.parent`, `archive.zlib-level`");
 }
 
 #[test]
