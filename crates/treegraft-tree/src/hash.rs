@@ -3,11 +3,6 @@
 use std::{
     collections::HashMap,
     io::{self, Read},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
 };
 
 use treegraft_object::{Checksum, ContentHasher, ContentId, DirMetaId, DirTree, DirTreeId, limits};
@@ -15,6 +10,7 @@ use treegraft_object::{Checksum, ContentHasher, ContentId, DirMetaId, DirTree, D
 use crate::{
     DirIndex, File, HashCache, Tree, TreeError, TreeObjects,
     content::Opened,
+    parallel,
     scan::stamp,
     tree::{Entry, FileIndex},
 };
@@ -78,7 +74,13 @@ impl TreeObjects {
         }
         // The largest first, so that no thread begins with one when the others are done.
         work.sort_by_key(|&index| std::cmp::Reverse(tree.files[index].content_bytes));
-        for (index, id) in hash_all(&tree.files, &work, options)? {
+        let hashed = parallel::for_each(
+            options.threads,
+            &work,
+            || vec![0; BUFFER_BYTES],
+            |buffer, &index| hash(&tree.files[index], buffer, options.progress).map(|id| (index, id)),
+        )?;
+        for (index, id) in hashed {
             if let Some(cache) = options.cache {
                 cache.put(&tree.files[index], id);
             }
@@ -140,44 +142,6 @@ impl TreeObjects {
 fn linked_inode(file: &File) -> Option<Inode> {
     let stamp = file.stamp.filter(|stamp| stamp.has_links)?;
     Some((stamp.device, stamp.inode, file.header.checksum))
-}
-
-fn hash_all(files: &[File], work: &[usize], options: HashOptions<'_>) -> Result<Vec<(usize, ContentId)>, TreeError> {
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    let hash_some = || {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut hashed = Vec::new();
-        while let Some(&index) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match hash(&files[index], &mut buffer, options.progress) {
-                Ok(id) => hashed.push((index, id)),
-                Err(error) => {
-                    next.store(work.len(), Ordering::Relaxed);
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    break;
-                }
-            }
-        }
-        hashed
-    };
-    let hashed = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads(options, work.len())).map(|_| scope.spawn(hash_some)).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Vec<_>>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().flat_map(join).collect()
-    });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(hashed),
-    }
-}
-
-/// Returns how many threads share so many files.
-pub(crate) fn threads(options: HashOptions<'_>, files: usize) -> usize {
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
-    let threads = if options.threads == 0 { cores() } else { options.threads };
-    threads.clamp(1, files.max(1))
 }
 
 /// Hashes one file, which must be as it was listed, before and after.

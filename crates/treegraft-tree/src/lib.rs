@@ -26,6 +26,7 @@ mod error;
 mod hash;
 mod hash_cache;
 mod objects;
+mod parallel;
 mod scan;
 mod store;
 mod tar;

@@ -1,17 +1,9 @@
 //! Storing the objects of trees in a repository, on all cores.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
-
 use treegraft_object::{ContentId, ObjectName};
 use treegraft_repo::{Find, ReadError, Repo, Staging, StagingError};
 
-use crate::{HashOptions, TreeObjects, hash::threads};
+use crate::{HashOptions, TreeObjects, parallel};
 
 /// What was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,48 +45,16 @@ impl TreeObjects {
         stored.objects.extend(files.iter().map(|&(id, _)| ObjectName::from(id)));
         // The largest first, so that no thread begins with one when the others are done.
         files.sort_unstable_by_key(|&(id, bytes)| (std::cmp::Reverse(bytes), id));
-        let (objects, bytes) = self.store_files(repo, staging, &files, options)?;
-        stored.new_objects += objects;
-        stored.new_bytes += bytes;
-        Ok(stored)
-    }
-
-    fn store_files(
-        &self,
-        repo: &Repo,
-        staging: &Staging,
-        files: &[(ContentId, u64)],
-        options: HashOptions<'_>,
-    ) -> Result<(u64, u64), StoreError> {
-        let next = AtomicUsize::new(0);
-        let failure = Mutex::new(None);
-        let store_some = || {
-            let mut stored = (0, 0);
-            while let Some(&(id, bytes)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.store_file(repo, staging, id) {
-                    Ok(Some(archived_bytes)) => stored = (stored.0 + 1, stored.1 + archived_bytes),
-                    Ok(None) => {}
-                    Err(error) => {
-                        next.store(files.len(), Ordering::Relaxed);
-                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                        break;
-                    }
-                }
-                (options.progress)(bytes);
-            }
-            stored
+        let store = |(): &mut (), &(id, bytes): &(ContentId, u64)| {
+            let archived_bytes = self.store_file(repo, staging, id)?;
+            (options.progress)(bytes);
+            Ok::<_, StoreError>(archived_bytes)
         };
-        let total = thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads(options, files.len())).map(|_| scope.spawn(store_some)).collect();
-            threads.into_iter().fold((0, 0), |total, thread| {
-                let (objects, bytes) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                (total.0 + objects, total.1 + bytes)
-            })
-        });
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(total),
+        for archived_bytes in parallel::for_each(options.threads, &files, || (), store)?.into_iter().flatten() {
+            stored.new_objects += 1;
+            stored.new_bytes += archived_bytes;
         }
+        Ok(stored)
     }
 
     /// Stages a content object unless the repository has it. Returns what it takes there in bytes, if it is new.

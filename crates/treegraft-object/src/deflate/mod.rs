@@ -165,7 +165,8 @@ mod tests {
     fn contents() -> Vec<Vec<u8>> {
         let words = (0..40_000).map(|number: u32| format!("{} {:x} ", number, number.wrapping_mul(0x9e37_79b1)));
         let text = words.collect::<String>().into_bytes();
-        let mixed = [&text[..70_000], &noise(50_000, 0xff)[..], &[0; 80_000][..], &noise(60_000, 0x1f)[..]].concat();
+        let mixed =
+            [&text[..70_000], &noise(50_000, 0xff)[..], &vec![0; 80_000][..], &noise(60_000, 0x1f)[..]].concat();
         // Code lengths that are as different as they can be: each byte half as often as the one before it.
         let skewed = (1..300_000_u32).map(|number| u8::try_from(number.trailing_zeros()).unwrap_or(0)).collect();
         let long = noise(300_000, 0xff).into_iter().zip(noise(300_000, 0x07)).map(|(a, b)| a & (0xff >> b)).collect();
