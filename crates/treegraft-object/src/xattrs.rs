@@ -11,7 +11,7 @@ use crate::{
 ///
 /// libostree sorts them before it hashes since 2025.2 and refuses unsorted ones in directories since 2024.7; a list in
 /// any other order has no checksum that all versions agree on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Xattrs {
     entries: Vec<(Vec<u8>, Vec<u8>)>,
 }

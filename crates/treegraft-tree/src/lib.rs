@@ -28,6 +28,7 @@ mod hash_cache;
 mod objects;
 mod parallel;
 mod scan;
+mod shared;
 mod store;
 mod tar;
 mod tree;

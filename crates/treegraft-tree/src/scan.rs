@@ -1,7 +1,6 @@
 //! Listing a directory into a [`Tree`].
 
 use std::{
-    collections::HashMap,
     ffi::CStr,
     io,
     path::{Path, PathBuf},
@@ -12,10 +11,10 @@ use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat},
     io::Errno,
 };
-use treegraft_object::{Checksum, DirMeta, FileHeader, FileKind, Xattrs, limits::MAX_TREE_DEPTH};
+use treegraft_object::{FileKind, Xattrs, limits::MAX_TREE_DEPTH};
 use treegraft_repo::read_xattrs;
 
-use crate::{Content, DirIndex, File, Header, Tree, TreeError};
+use crate::{Content, DirIndex, File, Header, Tree, TreeError, shared::Shared};
 
 /// Owner and mode of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,7 +92,7 @@ impl Stamp {
 ///
 /// What is there already with the same name is replaced. Symlinks are not followed, but for `from` itself.
 pub fn scan(tree: &mut Tree, at: DirIndex, from: &Path, rules: &mut dyn Rules) -> Result<(), TreeError> {
-    let mut scan = Scan { tree, rules, headers: HashMap::new(), metas: HashMap::new() };
+    let mut scan = Scan { tree, rules, shared: Shared::default() };
     let mut pending = vec![Pending { dir: at, from: from.to_owned(), path: String::new(), depth: 0, attributes: None }];
     while let Some(next) = pending.pop() {
         scan.directory(&next, &mut pending)?;
@@ -115,9 +114,7 @@ struct Pending {
 struct Scan<'s> {
     tree: &'s mut Tree,
     rules: &'s mut dyn Rules,
-    /// Headers of regular files and metadata of directories, which most share with others.
-    headers: HashMap<(Attributes, Checksum), Arc<Header>>,
-    metas: HashMap<(Attributes, Checksum), Arc<DirMeta>>,
+    shared: Shared,
 }
 
 impl Scan<'_> {
@@ -135,7 +132,7 @@ impl Scan<'_> {
             None => self.rules.apply("/", Attributes::of(&fstat(&opened).map_err(fail)?)),
         };
         let Some(attributes) = applied else { return Ok(()) };
-        let meta = self.meta(attributes, &next.from)?;
+        let meta = self.shared.meta(attributes, self.xattrs(&next.from)?);
         self.tree.set_meta(next.dir, meta);
 
         let directory: Arc<Path> = next.from.as_path().into();
@@ -162,7 +159,7 @@ impl Scan<'_> {
             let Some(attributes) = self.rules.apply(&path, Attributes::of(&stat)) else { continue };
             let file = match kind {
                 FileType::RegularFile => File {
-                    header: self.header(attributes, &from)?,
+                    header: self.header(attributes, FileKind::Regular, &from)?,
                     content_bytes: stat.st_size.cast_unsigned(),
                     content: Content::Directory(Arc::clone(&directory)),
                     stamp: Some(Stamp::of(&stat)),
@@ -173,8 +170,7 @@ impl Scan<'_> {
                     let target = target.into_string();
                     let what = "its target";
                     let target = target.map_err(|_| TreeError::NotUtf8 { path: from.clone(), what })?;
-                    let xattrs = self.xattrs(&from)?;
-                    File::symlink(header(attributes, FileKind::Symlink(target), xattrs, &from)?)
+                    File::symlink(self.header(attributes, FileKind::Symlink(target), &from)?)
                 }
                 _ => return Err(TreeError::Special { path: from }),
             };
@@ -183,38 +179,17 @@ impl Scan<'_> {
         Ok(())
     }
 
+    fn header(&mut self, attributes: Attributes, kind: FileKind, path: &Path) -> Result<Arc<Header>, TreeError> {
+        let xattrs = self.xattrs(path)?;
+        self.shared.header(attributes, kind, xattrs, path)
+    }
+
     fn xattrs(&self, path: &Path) -> Result<Xattrs, TreeError> {
         if !self.rules.keeps_xattrs() {
             return Ok(Xattrs::new());
         }
         read_xattrs(path).map_err(|source| TreeError::Io { path: path.to_owned(), source })
     }
-
-    fn header(&mut self, attributes: Attributes, path: &Path) -> Result<Arc<Header>, TreeError> {
-        let xattrs = self.xattrs(path)?;
-        let key = (attributes, Checksum::of(&xattrs.encode()));
-        if let Some(known) = self.headers.get(&key) {
-            return Ok(Arc::clone(known));
-        }
-        let header = header(attributes, FileKind::Regular, xattrs, path)?;
-        self.headers.insert(key, Arc::clone(&header));
-        Ok(header)
-    }
-
-    fn meta(&mut self, attributes: Attributes, path: &Path) -> Result<Arc<DirMeta>, TreeError> {
-        let xattrs = self.xattrs(path)?;
-        let key = (attributes, Checksum::of(&xattrs.encode()));
-        let Attributes { uid, gid, mode } = attributes;
-        let meta = self.metas.entry(key).or_insert_with(|| Arc::new(DirMeta { uid, gid, mode, xattrs }));
-        Ok(Arc::clone(meta))
-    }
-}
-
-fn header(attributes: Attributes, kind: FileKind, xattrs: Xattrs, path: &Path) -> Result<Arc<Header>, TreeError> {
-    let Attributes { uid, gid, mode } = attributes;
-    let header = FileHeader { uid, gid, mode, kind, xattrs };
-    header.validate().map_err(|source| TreeError::Invalid { path: path.to_owned(), source })?;
-    Ok(Header::new(header))
 }
 
 fn os_str(name: &CStr) -> &std::ffi::OsStr {

@@ -7,7 +7,6 @@ mod members;
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
     fs::File as DiskFile,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -15,10 +14,10 @@ use std::{
 };
 
 use tar::EntryType;
-use treegraft_object::{DirMeta, FileHeader, FileKind, Xattrs, limits::MAX_TREE_DEPTH};
+use treegraft_object::{FileKind, Xattrs, limits::MAX_TREE_DEPTH};
 
 use self::members::{Member, MemberError, Members};
-use crate::{Attributes, Container, DirIndex, File, Header, Rules, Tree, TreeError, tree::Entry};
+use crate::{Attributes, Container, DirIndex, File, Rules, Tree, TreeError, shared::Shared, tree::Entry};
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
@@ -54,7 +53,7 @@ pub fn read_tar(
         options,
         path,
         container: Arc::clone(&container),
-        headers: HashMap::new(),
+        shared: Shared::default(),
         links: Vec::new(),
     };
     let temporary = || tempfile::tempfile_in(options.temporary);
@@ -101,7 +100,7 @@ struct Reading<'r> {
     options: TarOptions<'r>,
     path: &'r Path,
     container: Arc<Container>,
-    headers: HashMap<Attributes, Arc<Header>>,
+    shared: Shared,
     links: Vec<Link>,
 }
 
@@ -139,8 +138,7 @@ impl Reading<'_> {
         let (parent, name) = self.parent(&whole, found)?;
         if member.kind == EntryType::Directory {
             let dir = if whole.is_empty() { Tree::ROOT } else { self.tree.ensure_dir(parent, name)? };
-            let Attributes { uid, gid, mode } = attributes;
-            self.tree.set_meta(dir, Arc::new(DirMeta { uid, gid, mode, xattrs }));
+            self.tree.set_meta(dir, self.shared.meta(attributes, xattrs));
             return Ok(());
         }
         if whole.is_empty() {
@@ -157,9 +155,9 @@ impl Reading<'_> {
         let file = if member.kind == EntryType::Symlink {
             let target = String::from_utf8(member.target);
             let target = target.map_err(|_| TreeError::NotUtf8 { path: from.clone(), what: "its target" })?;
-            File::symlink(self.header(attributes, FileKind::Symlink(target), xattrs, &from)?)
+            File::symlink(self.shared.header(attributes, FileKind::Symlink(target), xattrs, &from)?)
         } else {
-            let header = self.header(attributes, FileKind::Regular, xattrs, &from)?;
+            let header = self.shared.header(attributes, FileKind::Regular, xattrs, &from)?;
             match member.filled {
                 Some(file) => {
                     let container = Arc::new(Container { file, path: self.path.to_owned() });
@@ -169,27 +167,6 @@ impl Reading<'_> {
             }
         };
         self.tree.put_file(parent, name, file)
-    }
-
-    fn header(
-        &mut self,
-        attributes: Attributes,
-        kind: FileKind,
-        xattrs: Xattrs,
-        from: &Path,
-    ) -> Result<Arc<Header>, TreeError> {
-        let is_common = kind == FileKind::Regular && xattrs.is_empty();
-        if let Some(known) = self.headers.get(&attributes).filter(|_| is_common) {
-            return Ok(Arc::clone(known));
-        }
-        let Attributes { uid, gid, mode } = attributes;
-        let header = FileHeader { uid, gid, mode, kind, xattrs };
-        header.validate().map_err(|source| TreeError::Invalid { path: from.to_owned(), source })?;
-        let header = Header::new(header);
-        if is_common {
-            self.headers.insert(attributes, Arc::clone(&header));
-        }
-        Ok(header)
     }
 
     /// Finds the directory that an entry is in, and returns the entry's own name.
@@ -227,7 +204,8 @@ impl Reading<'_> {
     /// Gives a directory that is not listed the owner of what is in it. A root that is listed later is as good.
     fn make_parent(&mut self, dir: DirIndex, Attributes { uid, gid, .. }: Attributes) {
         if self.options.makes_parents {
-            self.tree.set_meta(dir, Arc::new(DirMeta { uid, gid, mode: 0o40_755, xattrs: Xattrs::new() }));
+            let meta = self.shared.meta(Attributes { uid, gid, mode: 0o40_755 }, Xattrs::new());
+            self.tree.set_meta(dir, meta);
         }
     }
 
