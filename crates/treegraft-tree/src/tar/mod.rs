@@ -171,20 +171,15 @@ impl Reading<'_> {
 
     /// Finds the directory that an entry is in, and returns the entry's own name.
     fn parent<'p>(&mut self, path: &'p str, of: Attributes) -> Result<(DirIndex, &'p str), TreeError> {
-        let Some((parents, name)) = path.rsplit_once('/') else {
-            if !path.is_empty() && !self.tree.has_meta(Tree::ROOT) {
-                self.make_parent(Tree::ROOT, of);
-            }
-            return Ok((Tree::ROOT, path));
-        };
+        let (parents, name) = split(path);
         if parents.matches('/').count() > MAX_TREE_DEPTH {
             return Err(TreeError::TooDeep { path: path.to_owned() });
         }
-        if !self.tree.has_meta(Tree::ROOT) {
+        if !path.is_empty() && !self.tree.has_meta(Tree::ROOT) {
             self.make_parent(Tree::ROOT, of);
         }
         let mut dir = Tree::ROOT;
-        for part in parents.split('/') {
+        for part in parts(parents) {
             dir = match self.tree.entry(dir, part) {
                 Some(Entry::Dir(found)) => *found,
                 Some(Entry::File(_)) => return Err(TreeError::Conflict { path: parents.to_owned() }),
@@ -236,12 +231,12 @@ impl Reading<'_> {
     }
 
     /// Returns a copy of a file below a directory.
-    fn find(&self, mut dir: DirIndex, path: &str) -> Option<File> {
-        let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            let Some(Entry::Dir(found)) = self.tree.entry(dir, part) else { return None };
-            dir = *found;
-        }
+    fn find(&self, dir: DirIndex, path: &str) -> Option<File> {
+        let (parents, name) = split(path);
+        let dir = parts(parents).try_fold(dir, |dir, part| match self.tree.entry(dir, part)? {
+            Entry::Dir(found) => Some(*found),
+            Entry::File(_) => None,
+        })?;
         match self.tree.entry(dir, name)? {
             Entry::File(file) => Some(self.tree.files[file.0 as usize].clone()),
             Entry::Dir(_) => None,
@@ -249,13 +244,20 @@ impl Reading<'_> {
     }
 
     fn put_at(&mut self, path: &str, file: File) -> Result<(), TreeError> {
-        let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let mut dir = Tree::ROOT;
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            dir = self.tree.ensure_dir(dir, part)?;
-        }
+        let (parents, name) = split(path);
+        let dir = parts(parents).try_fold(Tree::ROOT, |dir, part| self.tree.ensure_dir(dir, part))?;
         self.tree.put_file(dir, name, file)
     }
+}
+
+/// Returns the path of the directory that an entry is in, which is empty for the root, and the entry's own name.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// Returns the names in a path.
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty())
 }
 
 /// Returns an entry's path below the root, without what leads nowhere. Nothing leads out of the tree.
@@ -283,5 +285,5 @@ fn relative(path: &[u8], reading: &Reading<'_>) -> Result<String, TreeError> {
     if rest.split('/').any(|part| matches!(part, "." | "..")) {
         return Err(reading.invalid(&format!("`{}` leads out of its directory", text.escape_debug())));
     }
-    Ok(rest.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"))
+    Ok(parts(rest).collect::<Vec<_>>().join("/"))
 }
