@@ -12,10 +12,14 @@ use crate::{
     limits::MAX_SYMLINK_TARGET_BYTES,
 };
 
-pub(crate) const S_IFMT: u32 = 0o170_000;
-pub(crate) const S_IFDIR: u32 = 0o040_000;
-const S_IFREG: u32 = 0o100_000;
-const S_IFLNK: u32 = 0o120_000;
+/// The bits of a mode that say what kind of file it is.
+pub const S_IFMT: u32 = 0o170_000;
+/// The kind of a directory.
+pub const S_IFDIR: u32 = 0o040_000;
+/// The kind of a regular file.
+pub const S_IFREG: u32 = 0o100_000;
+/// The kind of a symlink.
+pub const S_IFLNK: u32 = 0o120_000;
 
 /// Length of the frame before a header: a 32-bit length and four zero bytes.
 pub(crate) const FRAME_BYTES: usize = 8;

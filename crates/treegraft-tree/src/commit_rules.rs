@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Attributes, Rules};
+use treegraft_object::file_header::{S_IFDIR, S_IFMT, S_IFREG};
 
-const S_IFMT: u32 = 0o170_000;
-const S_IFDIR: u32 = 0o040_000;
-const S_IFREG: u32 = 0o100_000;
+use crate::{Attributes, Rules};
 
 /// The options of `ostree commit` that change owners and modes, or leave files out.
 #[derive(Debug, Clone, Default)]

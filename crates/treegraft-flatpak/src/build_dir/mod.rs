@@ -27,6 +27,7 @@ use std::{
 
 use treegraft_object::{
     CollectionId, Commit, DirMeta, FileHeader, FileKind, InvalidName, RefName, Xattrs,
+    file_header::{S_IFDIR, S_IFMT, S_IFREG},
     gvariant::{Dict, Variant},
 };
 use treegraft_repo::{KeyFile, KeyFileError};
@@ -252,7 +253,7 @@ impl BuildDir {
     /// Lists the files of the commit.
     pub fn tree(&self) -> Result<Tree, TreeError> {
         let mut tree = Tree::new();
-        let meta = DirMeta { uid: 0, gid: 0, mode: 0o40_755, xattrs: Xattrs::new() };
+        let meta = DirMeta { uid: 0, gid: 0, mode: S_IFDIR | 0o755, xattrs: Xattrs::new() };
         tree.set_meta(Tree::ROOT, Arc::new(meta));
         let files = tree.ensure_dir(Tree::ROOT, "files")?;
         scan(&mut tree, files, &self.files, &mut CanonicalRules { filter: Some(&self.filter) })?;
@@ -261,7 +262,7 @@ impl BuildDir {
             scan(&mut tree, at, export, &mut CanonicalRules { filter: None })?;
         }
         let kind = FileKind::Regular;
-        let header = Header::new(FileHeader { uid: 0, gid: 0, mode: 0o100_644, kind, xattrs: Xattrs::new() });
+        let header = Header::new(FileHeader { uid: 0, gid: 0, mode: S_IFREG | 0o644, kind, xattrs: Xattrs::new() });
         tree.put_file(Tree::ROOT, "metadata", File::in_memory(header, self.metadata.as_bytes()))?;
         Ok(tree)
     }
@@ -331,10 +332,10 @@ impl Rules for CanonicalRules<'_> {
         if self.filter.is_some_and(|filter| filter.is_excluded(path)) {
             return None;
         }
-        let mode = match found.mode & 0o170_000 {
-            0o040_000 => 0o040_755,
-            0o100_000 if found.mode & 0o100 != 0 => 0o100_755,
-            0o100_000 => 0o100_644,
+        let mode = match found.mode & S_IFMT {
+            S_IFDIR => S_IFDIR | 0o755,
+            S_IFREG if found.mode & 0o100 != 0 => S_IFREG | 0o755,
+            S_IFREG => S_IFREG | 0o644,
             _ => found.mode,
         };
         Some(Attributes { uid: 0, gid: 0, mode })

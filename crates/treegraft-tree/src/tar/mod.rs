@@ -14,7 +14,11 @@ use std::{
 };
 
 use tar::EntryType;
-use treegraft_object::{FileKind, Xattrs, limits::MAX_TREE_DEPTH};
+use treegraft_object::{
+    FileKind, Xattrs,
+    file_header::{S_IFDIR, S_IFLNK, S_IFREG},
+    limits::MAX_TREE_DEPTH,
+};
 
 use self::members::{Member, MemberError, Members};
 use crate::{Attributes, Container, DirIndex, File, Rules, Tree, TreeError, shared::Shared, tree::Entry};
@@ -122,9 +126,9 @@ impl Reading<'_> {
         let whole = relative(&member.path, self)?;
         let from = self.path.join(&whole);
         let type_bits = match member.kind {
-            EntryType::Directory => 0o040_000,
-            EntryType::Symlink => 0o120_000,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Link => 0o100_000,
+            EntryType::Directory => S_IFDIR,
+            EntryType::Symlink => S_IFLNK,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Link => S_IFREG,
             _ => return Err(TreeError::Special { path: from }),
         };
         let found = Attributes { uid: member.uid, gid: member.gid, mode: type_bits | member.mode };
@@ -199,7 +203,7 @@ impl Reading<'_> {
     /// Gives a directory that is not listed the owner of what is in it. A root that is listed later is as good.
     fn make_parent(&mut self, dir: DirIndex, Attributes { uid, gid, .. }: Attributes) {
         if self.options.makes_parents {
-            let meta = self.shared.meta(Attributes { uid, gid, mode: 0o40_755 }, Xattrs::new());
+            let meta = self.shared.meta(Attributes { uid, gid, mode: S_IFDIR | 0o755 }, Xattrs::new());
             self.tree.set_meta(dir, meta);
         }
     }
