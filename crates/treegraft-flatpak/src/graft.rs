@@ -36,8 +36,8 @@ pub const COLLECTION_BINDING: &str = "ostree.collection-binding";
 const COLLECTION_REFS_BINDING: &str = "ostree.collection-refs-binding";
 /// Key of a commit's metadata: the refs that it may be published as.
 pub const REF_BINDING: &str = "ostree.ref-binding";
-pub(crate) const END_OF_LIFE: &str = "ostree.endoflife";
-pub(crate) const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
+const END_OF_LIFE: &str = "ostree.endoflife";
+const END_OF_LIFE_REBASE: &str = "ostree.endoflife-rebase";
 pub(crate) const REF: &str = "xa.ref";
 const FROM_COMMIT: &str = "xa.from_commit";
 /// Key of a commit's metadata: what a client downloads, in bytes.
@@ -213,20 +213,32 @@ fn flatpak_metadata(
         metadata.set(key, value.clone());
     }
 
-    if let Some(reason) = options.end_of_life.as_deref().filter(|reason| !reason.is_empty()) {
+    let replacement = replacement(flatpak_ref, options);
+    set_for_clients(&mut metadata, options.end_of_life.as_deref(), replacement, options.token_type, &options.subsets);
+    metadata
+}
+
+/// Sets what clients are told beside the content: that the ref has ended and what replaces it, the type of token, subsets.
+pub(crate) fn set_for_clients(
+    metadata: &mut Dict,
+    end_of_life: Option<&str>,
+    replacement: Option<String>,
+    token_type: Option<i32>,
+    subsets: &[String],
+) {
+    if let Some(reason) = end_of_life.filter(|reason| !reason.is_empty()) {
         metadata.set(END_OF_LIFE, Variant::string(reason));
     }
-    if let Some(replacement) = replacement(flatpak_ref, options) {
+    if let Some(replacement) = replacement {
         metadata.set(END_OF_LIFE_REBASE, Variant::string(&replacement));
     }
-    if let Some(token_type) = options.token_type {
+    if let Some(token_type) = token_type {
         metadata.set(TOKEN_TYPE, Variant::int32(token_type));
     }
-    let mut subsets = options.subsets.iter().filter(|subset| !subset.is_empty()).peekable();
+    let mut subsets = subsets.iter().filter(|subset| !subset.is_empty()).peekable();
     if subsets.peek().is_some() {
         metadata.set(SUBSETS, Variant::strings(subsets));
     }
-    metadata
 }
 
 /// Returns the ref that clients move to, if a pair of ids fits the ref.

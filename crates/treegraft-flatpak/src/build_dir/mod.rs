@@ -39,9 +39,7 @@ pub use export::Warning;
 use self::filter::PathFilter;
 use crate::{
     InvalidFlatpakName,
-    graft::{
-        COLLECTION_BINDING, DOWNLOAD_SIZE, END_OF_LIFE, END_OF_LIFE_REBASE, REF, REF_BINDING, SUBSETS, TOKEN_TYPE,
-    },
+    graft::{COLLECTION_BINDING, DOWNLOAD_SIZE, REF, REF_BINDING, set_for_clients},
     names::{AppId, FlatpakRef},
 };
 
@@ -284,20 +282,10 @@ impl BuildDir {
         if let Some(bytes) = download_bytes {
             metadata.set(DOWNLOAD_SIZE, Variant::uint64_be(bytes));
         }
-        if let Some(reason) = words.end_of_life.as_deref().filter(|reason| !reason.is_empty()) {
-            metadata.set(END_OF_LIFE, Variant::string(reason));
-        }
-        if let Some(new) = &words.end_of_life_rebase {
-            let kind = if self.export.is_some() { "app" } else { "runtime" };
-            metadata.set(END_OF_LIFE_REBASE, Variant::string(&format!("{kind}/{new}/{arch}/{branch}")));
-        }
-        if let Some(token_type) = words.token_type {
-            metadata.set(TOKEN_TYPE, Variant::int32(token_type));
-        }
-        let mut subsets = words.subsets.iter().filter(|subset| !subset.is_empty()).peekable();
-        if subsets.peek().is_some() {
-            metadata.set(SUBSETS, Variant::strings(subsets));
-        }
+        let kind = if self.export.is_some() { "app" } else { "runtime" };
+        let replacement = words.end_of_life_rebase.as_ref().map(|new| format!("{kind}/{new}/{arch}/{branch}"));
+        let end_of_life = words.end_of_life.as_deref();
+        set_for_clients(&mut metadata, end_of_life, replacement, words.token_type, &words.subsets);
         let body = || {
             let version = env!("CARGO_PKG_VERSION");
             format!("Name: {id}\nArch: {arch}\nBranch: {branch}\nBuilt with: Treegraft {version}\n")
