@@ -5,7 +5,7 @@
 //! at: all that came onto the ref since the push was first opened. The history is the only record there is, so nothing
 //! can be lost in a crash that the refs themselves survive.
 
-use treegraft_flatpak::{GraftTarget, graft};
+use treegraft_flatpak::{DOWNLOAD_SIZE, GraftTarget, graft};
 use treegraft_object::{Commit, CommitId};
 use treegraft_repo::{Find, ReadError, Repo};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefChange, RefOffer};
@@ -14,9 +14,6 @@ use crate::error::{chain, from_read};
 
 /// Most commits that are looked at: more do not come onto a ref between two tries of a push.
 const MAX_NEW_COMMITS: usize = 1000;
-
-/// The size of the download in a commit's metadata. It is the server's own, and no part of what was asked for.
-const DOWNLOAD_SIZE: &str = "xa.download-size";
 
 /// Looks for the offered commit, or its graft, among the commits from the head down to `base`, which is not one of them.
 ///
@@ -89,6 +86,7 @@ fn is_graft(repo: &Repo, offer: &RefOffer, source: Option<&Commit>, commit: &Com
 
 /// Takes out of a commit what depends on what was in the repository at that time.
 fn comparable(mut commit: Commit) -> Commit {
+    // The size of the download is the server's own, and no part of what was asked for.
     commit.metadata.remove(DOWNLOAD_SIZE);
     commit
 }
