@@ -11,7 +11,7 @@ use super::{
         plain::{PlainTreeArgs, Words},
     },
 };
-use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::HashProgress, ui::Ui};
+use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, ui::Ui};
 
 const EXAMPLES: &str = "\
 Example:
@@ -61,14 +61,6 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: CommitArgs) -> Result<Exit,
         bind_refs: args.bind_ref,
         collection_id: repo.collection_id().cloned(),
     };
-    let progress = HashProgress::start(ui);
-    let cache = args.hash.open()?;
-    let advance = |bytes| progress.advance(bytes);
-    let options = HashOptions { progress: &advance, cache: cache.as_ref(), ..HashOptions::default() };
-    let made = args.tree.make(&args.branch, &words, options)?;
-    args.hash.save(cache.as_ref())?;
-    progress.storing();
-    let committed = local::commit(&repo, &made, options)?;
-    drop(progress);
-    committed.write(ui)
+    let make = |options: HashOptions<'_>| args.tree.make(&args.branch, &words, options);
+    local::make_and_commit(ui, &repo, &args.hash, make)?.write(ui)
 }

@@ -16,7 +16,7 @@ use super::{
         local,
     },
 };
-use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, progress::HashProgress, ui::Ui};
+use crate::{cli::GlobalArgs, clock, error::CommandError, exit::Exit, ui::Ui};
 
 const EXAMPLES: &str = "\
 Example:
@@ -106,15 +106,8 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: ExportArgs) -> Result<Exit,
         token_type: args.token_type,
         subsets: args.subset,
     };
-    let progress = HashProgress::start(ui);
-    let cache = args.hash.open()?;
-    let advance = |bytes| progress.advance(bytes);
-    let options = HashOptions { progress: &advance, cache: cache.as_ref(), ..HashOptions::default() };
-    let made = build_dir::make(&builds, &words, options)?;
-    args.hash.save(cache.as_ref())?;
-    progress.storing();
-    let committed = local::commit(&repo, &made, options)?;
-    drop(progress);
+    let make = |options: HashOptions<'_>| build_dir::make(&builds, &words, options);
+    let committed = local::make_and_commit(ui, &repo, &args.hash, make)?;
     if !args.no_update_summary && repo.mode() == Mode::Archive {
         local_receiver(&path, None)?.update_summary(&mut |_| ())?;
     }

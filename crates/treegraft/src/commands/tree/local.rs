@@ -10,8 +10,8 @@ use treegraft_repo::{
 };
 use treegraft_tree::{HashOptions, Stored};
 
-use super::Made;
-use crate::{clock, error::CommandError, exit::Exit, human, ui::Ui};
+use super::{HashArgs, Made};
+use crate::{clock, error::CommandError, exit::Exit, human, progress::HashProgress, ui::Ui};
 
 /// How often refs may be moved by `ostree` in the middle of a commit.
 const MAX_TRIES: u32 = 10;
@@ -36,6 +36,23 @@ struct MovedRef {
 #[derive(Debug, thiserror::Error)]
 #[error("A push to the repository was cut off while its summary was written")]
 struct CutOff;
+
+/// Makes commits and puts them into the repository, and shows how far that is.
+pub(crate) fn make_and_commit(
+    ui: Ui,
+    repo: &Repo,
+    hash: &HashArgs,
+    make: impl FnOnce(HashOptions<'_>) -> Result<Made, CommandError>,
+) -> Result<Committed, CommandError> {
+    let progress = HashProgress::start(ui);
+    let cache = hash.open()?;
+    let advance = |bytes| progress.advance(bytes);
+    let options = HashOptions { progress: &advance, cache: cache.as_ref(), ..HashOptions::default() };
+    let commits = make(options)?;
+    hash.save(cache.as_ref())?;
+    progress.storing();
+    commit(repo, &commits, options)
+}
 
 /// Stores what was made, and puts each commit on top of its ref.
 pub(crate) fn commit(repo: &Repo, made: &Made, options: HashOptions<'_>) -> Result<Committed, CommandError> {
