@@ -60,11 +60,7 @@ pub(crate) fn commit(repo: &Repo, made: &Made, options: HashOptions<'_>) -> Resu
     let _lock = RepoLock::acquire(repo, LockKind::Shared, &mut |_| ())?;
     let (staging, _) = Staging::open(repo)?;
     let stored = made.objects.store(repo, &staging, options)?;
-    let sizes: Vec<Option<u64>> = made
-        .commits
-        .iter()
-        .map(|(name, commit)| download_size(repo, &staging, made, name, commit))
-        .collect::<Result<_, _>>()?;
+    let sizes = download_sizes(repo, &staging, made)?;
     let mut tries = 0;
     let refs = loop {
         tries += 1;
@@ -121,23 +117,21 @@ fn move_refs(
     Ok(refs)
 }
 
-/// Returns what a client downloads of the tree, as the repository stores it; for refs of Flatpak's alone.
-fn download_size(
-    repo: &Repo,
-    staging: &Staging,
-    made: &Made,
-    name: &RefName,
-    commit: &Commit,
-) -> Result<Option<u64>, CommandError> {
-    if !is_flatpak_ref(name) {
-        return Ok(None);
-    }
-    if repo.mode() == Mode::Archive {
-        let view = staging.view(repo);
-        return DownloadSizes::new(&view).of(commit.root_tree).map(Some).map_err(CommandError::internal);
-    }
-    // Nothing is compressed in any other mode, and that is what Flatpak counts.
-    Ok(Some(made.objects.plain_size(commit.root_tree)))
+/// Returns what a client downloads of each commit's tree, as the repository stores it; for refs of Flatpak's alone.
+fn download_sizes(repo: &Repo, staging: &Staging, made: &Made) -> Result<Vec<Option<u64>>, CommandError> {
+    let view = staging.view(repo);
+    let mut archived = DownloadSizes::new(&view);
+    let size = |(name, commit): &(RefName, Commit)| {
+        if !is_flatpak_ref(name) {
+            return Ok(None);
+        }
+        if repo.mode() == Mode::Archive {
+            return archived.of(commit.root_tree).map(Some).map_err(CommandError::internal);
+        }
+        // Nothing is compressed in any other mode, and that is what Flatpak counts.
+        Ok(Some(made.objects.plain_size(commit.root_tree)))
+    };
+    made.commits.iter().map(size).collect()
 }
 
 /// Opens the repository, or makes an archive repository where there is none.
