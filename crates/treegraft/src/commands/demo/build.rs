@@ -1,22 +1,24 @@
 //! Two small builds, and committing one into a worker's repository.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{path::Path, sync::Arc};
 
+use treegraft_flatpak::REF_BINDING;
 use treegraft_object::{
-    Commit, CommitId, ContentId, DirMeta, DirMetaId, DirTree, DirTreeId, FileHeader, FileKind, ObjectName, RefName,
-    Xattrs, filez,
+    Commit, CommitId, DirMeta, FileHeader, FileKind, RefName, Xattrs,
+    file_header::{S_IFDIR, S_IFLNK, S_IFREG},
     gvariant::{Dict, Variant},
 };
-use treegraft_repo::{PublishLock, RefEdit, RefTarget, Repo, Staging, Transaction};
+use treegraft_repo::Repo;
+use treegraft_tree::{File, HashOptions, Header, Tree, TreeError};
 
-use crate::error::CommandError;
+use crate::{
+    commands::tree::{Made, local},
+    error::CommandError,
+};
 
-/// Compression of the objects: what libostree uses when nothing else is set.
-const ZLIB_LEVEL: u32 = 6;
-
-const DIRECTORY_MODE: u32 = 0o040_755;
-const FILE_MODE: u32 = 0o100_644;
-const SYMLINK_MODE: u32 = 0o120_777;
+const DIRECTORY_MODE: u32 = S_IFDIR | 0o755;
+const FILE_MODE: u32 = S_IFREG | 0o644;
+const SYMLINK_MODE: u32 = S_IFLNK | 0o777;
 
 /// A build on a worker.
 pub(super) struct Build {
@@ -82,97 +84,52 @@ pub(super) const SECOND: Build = Build {
     ],
 };
 
-/// A directory that is being put together.
-#[derive(Default)]
-struct Directory {
-    files: BTreeMap<&'static str, Content>,
-    directories: BTreeMap<&'static str, Self>,
-}
-
 /// Makes a repository with one ref that has the build.
 pub(super) fn commit(path: &Path, ref_name: &str, build: &Build) -> Result<CommitId, CommandError> {
     let repo = Repo::init(path, None)?;
-    let (staging, _) = Staging::open(&repo)?;
-    let mut writer = TreeWriter { staging: &staging, objects: Vec::new() };
-    let (root_tree, root_meta) = writer.directory(&tree(build))?;
     let target = RefName::new(ref_name)?;
+    let mut made = Made::default();
+    let root = made.objects.add(tree(build)?, HashOptions::default())?;
     let commit = Commit {
         // As `ostree commit --branch` does: the commit says to which ref it belongs.
-        metadata: Dict::from_iter([("ostree.ref-binding", Variant::strings([target.as_str()]))]),
+        metadata: Dict::from_iter([(REF_BINDING, Variant::strings([target.as_str()]))]),
         parent: None,
         subject: build.subject.to_owned(),
         body: String::new(),
         timestamp_secs: build.timestamp_secs,
-        root_tree,
-        root_meta,
+        root_tree: root.tree,
+        root_meta: root.meta,
     };
-    let new = commit.id();
-    writer.metadata(new.into(), &commit.encode())?;
-    let objects = writer.objects;
-    let lock = PublishLock::acquire(&repo, &mut |_| ())?;
-    let mut transaction = Transaction::new(&repo, &lock, &staging);
-    transaction.link(objects);
-    transaction.set_ref(RefEdit { target: RefTarget::Head(target), expected: None, new });
-    transaction.prepare()?.commit()?.finish()?;
-    staging.remove()?;
-    Ok(new)
+    let id = commit.id();
+    made.commits.push((target, commit));
+    local::commit(&repo, &made, HashOptions::default())?;
+    Ok(id)
 }
 
 /// Puts paths into directories.
-fn tree(build: &Build) -> Directory {
-    let mut root = Directory::default();
+fn tree(build: &Build) -> Result<Tree, TreeError> {
+    let mut tree = Tree::new();
+    let meta = Arc::new(DirMeta { uid: 0, gid: 0, mode: DIRECTORY_MODE, xattrs: Xattrs::new() });
+    tree.set_meta(Tree::ROOT, Arc::clone(&meta));
     for &(path, content) in build.files {
         let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parents = parents.split('/').filter(|part| !part.is_empty());
-        let directory = parents.fold(&mut root, |directory, part| directory.directories.entry(part).or_default());
-        directory.files.insert(name, content);
+        let mut dir = Tree::ROOT;
+        for part in parents.split('/').filter(|part| !part.is_empty()) {
+            dir = tree.ensure_dir(dir, part)?;
+            tree.set_meta(dir, Arc::clone(&meta));
+        }
+        tree.put_file(dir, name, file(content))?;
     }
-    root
+    Ok(tree)
 }
 
-/// Stages the objects of a tree, children first.
-struct TreeWriter<'s> {
-    staging: &'s Staging,
-    objects: Vec<ObjectName>,
-}
-
-impl TreeWriter<'_> {
-    fn directory(&mut self, directory: &Directory) -> Result<(DirTreeId, DirMetaId), CommandError> {
-        let mut listing = DirTree::default();
-        for (&name, &content) in &directory.files {
-            listing.files.push((name.to_owned(), self.file(content)?));
-        }
-        for (&name, child) in &directory.directories {
-            let (tree, meta) = self.directory(child)?;
-            listing.dirs.push((name.to_owned(), tree, meta));
-        }
-        let meta = DirMeta { uid: 0, gid: 0, mode: DIRECTORY_MODE, xattrs: Xattrs::new() };
-        self.metadata(listing.id().into(), &listing.encode())?;
-        self.metadata(meta.id().into(), &meta.encode())?;
-        Ok((listing.id(), meta.id()))
-    }
-
-    fn file(&mut self, content: Content) -> Result<ContentId, CommandError> {
-        let (kind, mode, bytes) = match content {
-            Content::Text { line, times } => (FileKind::Regular, FILE_MODE, line.repeat(times).into_bytes()),
-            Content::Noise { seed, size_bytes } => (FileKind::Regular, FILE_MODE, noise(seed, size_bytes)),
-            Content::Symlink(target) => (FileKind::Symlink(target.to_owned()), SYMLINK_MODE, Vec::new()),
-        };
-        let header = FileHeader { uid: 0, gid: 0, mode, kind, xattrs: Xattrs::new() };
-        let mut archived = Vec::new();
-        let info = filez::write(&header, bytes.len() as u64, &mut bytes.as_slice(), ZLIB_LEVEL, &mut archived)
-            .map_err(|error| CommandError::internal(io::Error::other(error)))?;
-        let name = ObjectName::from(info.id);
-        self.staging.stage_content(name, &mut archived.as_slice(), archived.len() as u64)?;
-        self.objects.push(name);
-        Ok(info.id)
-    }
-
-    fn metadata(&mut self, name: ObjectName, data: &[u8]) -> Result<(), CommandError> {
-        self.staging.stage_metadata(name, data)?;
-        self.objects.push(name);
-        Ok(())
-    }
+fn file(content: Content) -> File {
+    let (kind, mode, bytes) = match content {
+        Content::Text { line, times } => (FileKind::Regular, FILE_MODE, line.repeat(times).into_bytes()),
+        Content::Noise { seed, size_bytes } => (FileKind::Regular, FILE_MODE, noise(seed, size_bytes)),
+        Content::Symlink(target) => (FileKind::Symlink(target.to_owned()), SYMLINK_MODE, Vec::new()),
+    };
+    File::in_memory(Header::new(FileHeader { uid: 0, gid: 0, mode, kind, xattrs: Xattrs::new() }), bytes)
 }
 
 /// Makes bytes that look random and are the same every time (xorshift).
