@@ -68,6 +68,31 @@ fn what_has_not_changed_is_not_hashed_again() {
 }
 
 #[test]
+fn builds_that_take_turns_share_a_cache() {
+    const DAY_SECS: u64 = 24 * 60 * 60;
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let (one, other, cache) = (base.path().join("one"), base.path().join("other"), base.path().join("cache"));
+    for folder in [&one, &other] {
+        fs::create_dir(folder).expect("the folder is ours");
+        fs::write(folder.join("a"), "content").expect("the folder is ours");
+    }
+    let later = now_secs() + 60;
+    for bytes in [7, 0, 0] {
+        assert_eq!(hash(&one, &cache, later).1, bytes, "the other build's turn takes nothing away");
+        assert_eq!(hash(&other, &cache, later).1, bytes, "nor does the first one's");
+    }
+    assert_eq!(hash(&one, &cache, later + 29 * DAY_SECS).1, 0, "it was not used for less than a month");
+    assert_eq!(hash(&one, &cache, later + 31 * DAY_SECS).1, 0, "it was used two days ago");
+    let lines = || fs::read_to_string(&cache).expect("it was written").lines().count();
+    assert_eq!(lines(), 1 + 1 + 1, "a head, the one that is used, the sum");
+    assert_eq!(hash(&other, &cache, later + 31 * DAY_SECS).1, 7, "it was not used for a month");
+
+    fs::write(one.join("a"), "another content").expect("the folder is ours");
+    assert_eq!(hash(&one, &cache, later + 31 * DAY_SECS).1, 15, "it has changed");
+    assert_eq!(lines(), 1 + 2 + 1, "what it was before is forgotten");
+}
+
+#[test]
 fn a_damaged_cache_is_empty() {
     let base = tempfile::tempdir().expect("a temporary directory");
     let (folder, cache) = (base.path().join("tree"), base.path().join("cache"));
