@@ -66,6 +66,7 @@
 #![forbid(unsafe_code)]
 
 mod boot_id;
+mod by_path;
 pub mod cache;
 mod closure;
 mod config;
@@ -100,6 +101,7 @@ mod transaction;
 mod usage;
 mod xattr;
 
+pub use by_path::ByPath;
 pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, DEFAULT_ZLIB_LEVEL, LockTimeout, MinFreeSpace};
 pub use detached::{DetachedMetadataError, write_detached_metadata};
