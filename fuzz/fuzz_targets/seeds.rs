@@ -21,7 +21,7 @@ use treegraft_object::{
 use treegraft_push::PushRef;
 use treegraft_server::config;
 use treegraft_sign::{Ed25519Key, SigningKey as _};
-use treegraft_wire::{RECEIVE_BANNER, login_command, question};
+use treegraft_wire::{RECEIVE_BANNER, chunks, login_command, question};
 
 libfuzzer_sys::fuzz_target!(
     init: write().expect("the corpus can be written"),
@@ -197,6 +197,14 @@ fn wire() -> io::Result<()> {
     let names: Vec<_> = pool.objects.iter().take(4).map(|(name, _)| *name).collect();
     seed("question", "names", question::encode(&names))?;
     seed("question", "answer", "-o+")?;
+    let place = chunks::Place { ref_index: 1, path: "usr/bin/env".to_owned() };
+    seed("chunks", "places", [&[0][..], &long(&chunks::encode_places(&[place]))].concat())?;
+    seed(
+        "chunks",
+        "recipe",
+        [&[2][..], &long(b"what is there"), &[0, 1], &long(&[7, 0, 6, b'a', b'b', b'c'])].concat(),
+    )?;
+    seed("chunks", "files", [&[3][..], &long(&[7; 600]), &[9], &long(b"something new"), &[9]].concat())?;
     let id = "0".repeat(64);
     let offer = json!({
         "name": "main", "commit": id, "root_tree": id, "root_meta": id, "timestamp_secs": 1, "mode": "exact",

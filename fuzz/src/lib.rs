@@ -13,6 +13,7 @@
 
 pub mod answers;
 pub mod build;
+pub mod chunks;
 pub mod config;
 pub mod connection;
 pub mod graft;

@@ -15,14 +15,19 @@ use tokio::{
     runtime,
     task::{JoinHandle, JoinSet},
 };
-use treegraft_object::{CommitId, ObjectName};
+use treegraft_object::{CommitId, ContentId, ObjectKind, ObjectName, filez};
 use treegraft_server::{
     Receiver, ServeError,
     config::{DetachedMetadata, FlatpakUpdate, Settings},
     rights::{Action, Rule},
     serve_connection,
 };
-use treegraft_wire::{ApiError, ErrorCode, OpenAnswer, OpenEvent, PublishEvent, question, stream::MAX_CHUNK_BYTES};
+use treegraft_wire::{
+    ApiError, ErrorCode, OpenAnswer, OpenEvent, PublishEvent,
+    chunks::{self, Signature},
+    question,
+    stream::MAX_CHUNK_BYTES,
+};
 
 use crate::{
     input::Input,
@@ -205,7 +210,12 @@ impl<'a> Client<'a> {
                 let push = self.push(input);
                 let mut body = Vec::new();
                 for _ in 0..input.byte() % 12 {
-                    let object = match input.byte() % 8 {
+                    let kind = input.byte() % 10;
+                    if kind >= 8 {
+                        body.extend(self.recipe(input));
+                        continue;
+                    }
+                    let object = match kind {
                         0 => {
                             let (object, signed) = self.pool.detached(input);
                             self.asked.signed.extend(signed);
@@ -262,6 +272,30 @@ impl<'a> Client<'a> {
         if is_awaited {
             self.join().await;
         }
+    }
+
+    /// Writes a recipe of a content object, which may make it or something else.
+    fn recipe(&self, input: &mut Input<'_>) -> Vec<u8> {
+        let content: Vec<_> = self.pool.objects.iter().filter(|(name, _)| name.kind == ObjectKind::File).collect();
+        let ((name, archived), (basis, basis_archived)) = (input.choose(&content), input.choose(&content));
+        let plain = |mut archived: &[u8]| {
+            let mut plain = Vec::new();
+            let info = filez::copy(&mut archived, &mut io::sink(), &mut plain).ok()?;
+            Some((info.header, plain))
+        };
+        let mut recipe = Vec::new();
+        if let (Some((header, new)), Some((_, old))) = (plain(archived), plain(basis_archived)) {
+            let signature = Signature::of(ContentId(basis.checksum), &old[..]).expect("memory can be read");
+            let bytes = new.len() as u64;
+            chunks::write_recipe(&signature, &header, bytes, &new[..], &mut recipe).expect("memory takes everything");
+        }
+        let flip = input.short();
+        if flip < recipe.len() {
+            recipe[flip] ^= input.byte();
+        }
+        let mut framed = framed(&(*name, recipe));
+        framed[1] = 1;
+        framed
     }
 
     fn push(&self, input: &mut Input<'_>) -> String {

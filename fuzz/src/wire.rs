@@ -4,7 +4,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use treegraft_wire::{
     ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, login_command,
     question::{self, NAME_BYTES},
-    stream::{Reader, Writer},
+    stream::{Encoding, Reader, Writer},
 };
 
 /// Checks a stream of objects: what is read of it is written again and read once more.
@@ -19,22 +19,22 @@ pub fn check_stream(data: &[u8]) {
         written.extend_from_slice(&batch.bytes);
         Ok(())
     });
-    for (name, bytes) in &objects {
-        writer.object(*name, |object| object.copy_from(&mut &bytes[..])).expect("memory takes everything");
+    for (name, encoding, bytes) in &objects {
+        writer.object(*name, *encoding, |object| object.copy_from(&mut &bytes[..])).expect("memory takes everything");
     }
     writer.finish().expect("memory takes everything");
     assert_eq!(read_stream(&written), objects, "what is written is what was read");
 }
 
 /// Reads the objects up to the end or to the first that breaks the format.
-fn read_stream(data: &[u8]) -> Vec<(treegraft_object::ObjectName, Vec<u8>)> {
+fn read_stream(data: &[u8]) -> Vec<(treegraft_object::ObjectName, Encoding, Vec<u8>)> {
     let (mut objects, mut reader) = (Vec::new(), Reader::new(data));
-    while let Ok(Some((name, mut object))) = reader.next_object() {
+    while let Ok(Some((name, encoding, mut object))) = reader.next_object() {
         let mut bytes = Vec::new();
         if std::io::copy(&mut object, &mut bytes).is_err() {
             break;
         }
-        objects.push((name, bytes));
+        objects.push((name, encoding, bytes));
     }
     objects
 }

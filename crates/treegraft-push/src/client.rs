@@ -9,7 +9,7 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
     client::conn::http2,
-    header::CONTENT_TYPE,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use treegraft_object::ObjectName;
 use treegraft_wire::{
     API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, Published, PushId, Waiting,
+    chunks::{self, Place, Signature},
     keep_alive,
     question::{self, Presence, QuestionError},
     window,
@@ -135,20 +136,42 @@ impl Client {
     }
 
     /// Asks which objects are missing.
-    pub async fn missing(&self, push: &PushId, names: &[ObjectName]) -> Result<Vec<Presence>, ClientError> {
-        let response = self.post(format!("pushes/{}/missing", push.0), full(question::encode(names))).await?;
+    pub async fn missing<'a>(
+        &self,
+        push: &PushId,
+        names: impl IntoIterator<Item = &'a ObjectName>,
+    ) -> Result<Vec<Presence>, ClientError> {
+        let question = question::encode(names);
+        let names = question.len() / question::NAME_BYTES;
+        let response = self.post(format!("pushes/{}/missing", push.0), full(question)).await?;
         let bytes = collect(response).await?;
-        Ok(question::decode_answer(&bytes, names.len())?)
+        Ok(question::decode_answer(&bytes, names)?)
     }
 
-    /// Sends a stream of objects.
-    pub async fn objects<S>(&self, push: &PushId, batches: S) -> Result<ObjectsAnswer, ClientError>
+    /// Asks which chunks the server has at some places.
+    pub async fn signatures(&self, push: &PushId, places: Vec<&Place>) -> Result<Vec<Option<Signature>>, ClientError> {
+        let question = full(chunks::encode_places(places.iter().copied()));
+        let response = self.post(format!("pushes/{}/signatures", push.0), question).await?;
+        let bytes = collect(response).await?;
+        chunks::decode_signatures(&bytes, places.len()).map_err(|error| ClientError::answer(&error))
+    }
+
+    /// Sends a stream of objects, which may have a content encoding.
+    pub async fn objects<S>(
+        &self,
+        push: &PushId,
+        content_encoding: Option<&'static str>,
+        batches: S,
+    ) -> Result<ObjectsAnswer, ClientError>
     where
         S: Stream<Item = Result<Frame<Bytes>, io::Error>> + Send + Sync + 'static,
     {
         let body = BodyExt::boxed(StreamBody::new(batches));
-        let response = self.post(format!("pushes/{}/objects", push.0), body).await?;
-        json(response).await
+        let mut request = request(&format!("pushes/{}/objects", push.0), body)?;
+        if let Some(encoding) = content_encoding {
+            request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        json(self.send(request).await?).await
     }
 
     /// Publishes what was sent; `on_event` hears how it goes.
@@ -171,14 +194,21 @@ impl Client {
     }
 
     async fn post(&self, path: String, body: RequestBody) -> Result<Response<Incoming>, ClientError> {
-        let request = Request::builder()
-            .method(Method::POST)
-            // The authority says nothing: the connection itself leads to one repository.
-            .uri(format!("http://treegraft{API_ROOT}/{path}"))
-            .body(body)
-            .map_err(|error| ClientError::answer(&error))?;
+        self.send(request(&path, body)?).await
+    }
+
+    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
         Ok(self.requests.clone().send_request(request).await?)
     }
+}
+
+fn request(path: &str, body: RequestBody) -> Result<Request<RequestBody>, ClientError> {
+    Request::builder()
+        .method(Method::POST)
+        // The authority says nothing: the connection itself leads to one repository.
+        .uri(format!("http://treegraft{API_ROOT}/{path}"))
+        .body(body)
+        .map_err(|error| ClientError::answer(&error))
 }
 
 fn full(bytes: Vec<u8>) -> RequestBody {

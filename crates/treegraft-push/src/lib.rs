@@ -9,6 +9,7 @@
 //! This crate draws nothing, reads no environment and knows no terminal.
 #![forbid(unsafe_code)]
 
+mod basis;
 pub mod carrier;
 mod client;
 mod destination;
@@ -20,6 +21,7 @@ pub mod retry;
 mod source;
 mod transfer;
 
+pub use basis::BasisRepo;
 pub use carrier::{
     bootstrap::Bootstrap,
     ssh::{SshCarrier, SshOptions},
@@ -32,3 +34,4 @@ pub use push::{Outcome, PushOptions, push};
 pub use report::{Event, Reporter, SilentReporter};
 pub use retry::{Attempt, RetryPolicy};
 pub use source::{PushRef, Source, SourceError};
+pub use transfer::Compare;

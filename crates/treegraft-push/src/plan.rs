@@ -7,22 +7,26 @@
 //! goes to the senders at once: they begin after the first answer, not after the walk.
 //!
 //! A dirtree that is missing here ends the walk there. That is no error as long as the server has it.
+//!
+//! Where each dirtree was found first is kept: the path of a missing file is where the server may have an older one.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, task::JoinHandle};
-use treegraft_object::{CommitId, DirTree, ObjectKind, ObjectName};
+use treegraft_object::{CommitId, DirTree, DirTreeId, ObjectKind, ObjectName};
 use treegraft_repo::{Find, ReadError};
-use treegraft_wire::{ApiError, GraftMode, OpenAnswer, PushId, Verdict, question::Presence};
+use treegraft_wire::{ApiError, GraftMode, OpenAnswer, PushId, Verdict, chunks::Place, question::Presence};
 
-use crate::{Client, ClientError, Event, PushError, PushOptions, Reporter, Source, source::read_metadata};
+use crate::{
+    Client, ClientError, Event, PushError, PushOptions, Reporter, Source, source::read_metadata, transfer::Feed,
+};
 
 /// Names in one question. Large enough that a question's answer is not what takes its time, small enough that the first
 /// one leaves soon.
@@ -43,6 +47,56 @@ pub struct PlannedObject {
     pub bytes: Option<u64>,
 }
 
+/// A file in a tree that is pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FilePlace {
+    directory: DirTreeId,
+    name: Box<str>,
+}
+
+/// Where the walk has found each dirtree first.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<HashMap<DirTreeId, DirPlace>>);
+
+/// Where a dirtree is.
+#[derive(Debug)]
+struct DirPlace {
+    /// The number of the ref in the order of the source.
+    ref_index: u32,
+    /// The directory above and the name there; nothing for a root.
+    parent: Option<(DirTreeId, Box<str>)>,
+}
+
+impl Places {
+    /// Returns the number of the ref and the path of a file.
+    pub(crate) fn of(&self, file: &FilePlace) -> Option<Place> {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = vec![&*file.name];
+        let mut at = places.get(&file.directory)?;
+        while let Some((above, name)) = &at.parent {
+            names.push(name);
+            at = places.get(above)?;
+        }
+        names.reverse();
+        Some(Place { ref_index: at.ref_index, path: names.join("/") })
+    }
+
+    fn ref_of(&self, directory: DirTreeId) -> Option<usize> {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(&directory).map(|place| place.ref_index as usize)
+    }
+
+    fn add(&self, found: impl IntoIterator<Item = (DirTreeId, DirPlace)>) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, place) in found {
+            places.entry(id).or_insert(place);
+        }
+    }
+}
+
+/// A commit to walk from, and the number of the ref that it is for.
+type Root = (CommitId, u32);
+
 /// Totals of a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -54,7 +108,8 @@ pub(crate) struct Plan {
 
 /// A walk under way. Dropping it ends it.
 pub(crate) struct Walk {
-    roots: Vec<CommitId>,
+    roots: Vec<Root>,
+    places: Arc<Places>,
     names_per_batch: usize,
     batches: mpsc::Receiver<Batch>,
     thread: JoinHandle<Result<(), ReadError>>,
@@ -63,18 +118,21 @@ pub(crate) struct Walk {
 impl Walk {
     /// Starts before the server has said anything: nearly always it wants all commits, and no others.
     pub(crate) fn ahead(source: &Arc<Source>) -> Self {
-        Self::start(source, source.commits.iter().map(|pushed| pushed.id).collect(), QUESTION_NAMES)
+        let roots = (0..).zip(&source.commits).map(|(index, pushed)| (pushed.id, index)).collect();
+        Self::start(source, roots, QUESTION_NAMES)
     }
 
-    fn start(source: &Arc<Source>, roots: Vec<CommitId>, names_per_batch: usize) -> Self {
+    fn start(source: &Arc<Source>, roots: Vec<Root>, names_per_batch: usize) -> Self {
         let (sender, batches) = mpsc::channel(WAITING_BATCHES);
-        let (source, from) = (Arc::clone(source), roots.clone());
-        let thread = tokio::task::spawn_blocking(move || walk(source.objects.find(), from, names_per_batch, &sender));
-        Self { roots, names_per_batch, batches, thread }
+        let (source, from, places) = (Arc::clone(source), roots.clone(), Arc::<Places>::default());
+        let found = Arc::clone(&places);
+        let thread =
+            tokio::task::spawn_blocking(move || walk(source.objects.find(), from, &found, names_per_batch, &sender));
+        Self { roots, places, names_per_batch, batches, thread }
     }
 
     /// Goes on if it is the walk that is wanted, or starts that one.
-    fn over(self, source: &Arc<Source>, roots: Vec<CommitId>, names_per_batch: usize) -> Self {
+    fn over(self, source: &Arc<Source>, roots: Vec<Root>, names_per_batch: usize) -> Self {
         if self.roots == roots && self.names_per_batch == names_per_batch {
             return self;
         }
@@ -83,7 +141,7 @@ impl Walk {
     }
 }
 
-/// Plans a push. Every object that has to be sent goes to `queue`, once.
+/// Plans a push. Every object that has to be sent goes to `feed`, once.
 pub(crate) async fn plan(
     client: &Client,
     source: &Arc<Source>,
@@ -91,18 +149,21 @@ pub(crate) async fn plan(
     options: &PushOptions,
     ahead: Walk,
     reporter: &dyn Reporter,
-    queue: mpsc::UnboundedSender<PlannedObject>,
+    mut feed: Feed,
 ) -> Result<Plan, PushError> {
     let names_per_question = QUESTION_NAMES.min(opened.limits.question_names.max(1) as usize);
-    let Walk { batches: walked, thread: walk, .. } =
+    let Walk { batches: walked, thread: walk, places, .. } =
         ahead.over(source, roots(source, opened, options)?, names_per_question);
+    feed.know_places(&places);
     let asked = Arc::new(AtomicU64::new(0));
     let planner = Planner {
         client,
         push: &opened.push,
         source,
         reporter,
-        queue,
+        feed,
+        has_basis: opened.refs.iter().map(|state| state.has_basis).collect(),
+        places,
         names_per_question,
         seen: HashSet::new(),
         pending: Vec::new(),
@@ -118,16 +179,16 @@ pub(crate) async fn plan(
 /// Returns the commits whose objects are needed: those with something to publish, and with `exact` their new ancestors.
 ///
 /// A history that ends by itself without the head is refused here, before anything is sent, or with `force` left behind.
-fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<Vec<CommitId>, PushError> {
+fn roots(source: &Source, opened: &OpenAnswer, options: &PushOptions) -> Result<Vec<Root>, PushError> {
     let mut roots = Vec::new();
-    for (pushed, state) in source.commits.iter().zip(&opened.refs) {
+    for (index, (pushed, state)) in (0..).zip(source.commits.iter().zip(&opened.refs)) {
         if state.verdict == Verdict::Unchanged {
             continue;
         }
-        roots.push(pushed.id);
+        roots.push((pushed.id, index));
         let Some(head) = state.head.filter(|_| options.mode == GraftMode::Exact) else { continue };
         match added_ancestors(source.objects.find(), pushed.commit.parent, head)? {
-            Some(ancestors) => roots.extend(ancestors),
+            Some(ancestors) => roots.extend(ancestors.into_iter().map(|id| (id, index))),
             None if options.force => {}
             None => {
                 let error = ApiError::not_fast_forward(&pushed.target, head, pushed.id);
@@ -162,10 +223,14 @@ fn added_ancestors(
 /// Names that the walk found, in batches.
 type Batch = Vec<ObjectName>;
 
+/// An object that the server is asked about; where it is, if the server may have an older file there.
+type Asked = (ObjectName, Option<FilePlace>);
+
 /// Walks commits and dirtrees, each once, and sends their names in batches.
 fn walk(
     find: &dyn Find,
-    roots: Vec<CommitId>,
+    roots: Vec<Root>,
+    places: &Places,
     names_per_batch: usize,
     batches: &mpsc::Sender<Batch>,
 ) -> Result<(), ReadError> {
@@ -173,22 +238,27 @@ fn walk(
     let mut trees = std::collections::VecDeque::new();
     let mut batch: Batch = Vec::new();
     let mut metas = HashSet::new();
-    for id in roots {
+    for (id, ref_index) in roots {
         batch.push(id.into());
         let commit = find.commit(id)?;
         if metas.insert(commit.root_meta) {
             batch.push(commit.root_meta.into());
         }
         if seen.insert(commit.root_tree) {
-            trees.push_back(commit.root_tree);
+            places.add([(commit.root_tree, DirPlace { ref_index, parent: None })]);
+            trees.push_back((commit.root_tree, ref_index));
         }
     }
-    while let Some(id) = trees.pop_front() {
+    while let Some((id, ref_index)) = trees.pop_front() {
         batch.push(id.into());
         if let Some(data) = read_metadata(find, id.into())? {
             let tree = treegraft_object::DirTreeRef::decode(&data)
                 .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
-            trees.extend(tree.dirs.iter().map(|&(_, tree, _)| tree).filter(|tree| seen.insert(*tree)));
+            let new: Vec<_> = tree.dirs.iter().filter(|(_, tree, _)| seen.insert(*tree)).collect();
+            places.add(
+                new.iter().map(|&&(name, tree, _)| (tree, DirPlace { ref_index, parent: Some((id, name.into())) })),
+            );
+            trees.extend(new.iter().map(|&&(_, tree, _)| (tree, ref_index)));
         }
         if batch.len() >= names_per_batch && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
             // The planner has failed and says why.
@@ -204,12 +274,15 @@ struct Planner<'p> {
     push: &'p PushId,
     source: &'p Source,
     reporter: &'p dyn Reporter,
-    queue: mpsc::UnboundedSender<PlannedObject>,
+    feed: Feed,
+    /// For each ref whether the server has an older tree of it.
+    has_basis: Vec<bool>,
+    places: Arc<Places>,
     names_per_question: usize,
     /// What was asked for, or is pending.
     seen: HashSet<ObjectName>,
     /// Files and dirmetas that will be asked for when there are enough of them.
-    pending: Batch,
+    pending: Vec<Asked>,
     plan: Plan,
     asked: Arc<AtomicU64>,
 }
@@ -224,16 +297,17 @@ impl Planner<'_> {
                     Some(mut batch) => {
                         batch.retain(|name| self.seen.insert(*name));
                         if !batch.is_empty() {
-                            questions.push(self.ask(batch));
+                            questions.push(self.ask(batch.into_iter().map(|name| (name, None)).collect()));
                         }
                     }
                     None => is_walking = false,
                 },
                 Some(answer) = questions.next(), if !questions.is_empty() => {
-                    let (names, presence): (Batch, Vec<Presence>) = answer?;
-                    for (name, presence) in names.into_iter().zip(presence) {
-                        self.take(name, presence)?;
+                    let (asked, presence): (Vec<Asked>, Vec<Presence>) = answer?;
+                    for ((name, place), presence) in asked.into_iter().zip(presence) {
+                        self.take(name, place, presence)?;
                     }
+                    self.feed.announce();
                     while self.pending.len() >= self.names_per_question {
                         // From the end: what is split off has no room for more, what stays has.
                         let full = self.pending.split_off(self.pending.len() - self.names_per_question);
@@ -256,45 +330,50 @@ impl Planner<'_> {
         }
     }
 
-    fn ask(&mut self, names: Batch) -> impl Future<Output = Result<(Batch, Vec<Presence>), ClientError>> + use<> {
-        self.plan.objects += names.len() as u64;
-        let objects = self.asked.fetch_add(names.len() as u64, Ordering::Relaxed) + names.len() as u64;
+    fn ask(
+        &mut self,
+        asked: Vec<Asked>,
+    ) -> impl Future<Output = Result<(Vec<Asked>, Vec<Presence>), ClientError>> + use<> {
+        self.plan.objects += asked.len() as u64;
+        let objects = self.asked.fetch_add(asked.len() as u64, Ordering::Relaxed) + asked.len() as u64;
         self.reporter.event(Event::Compared { objects });
         let (client, push) = (self.client.clone(), self.push.clone());
         async move {
-            let presence = client.missing(&push, &names).await?;
-            Ok((names, presence))
+            let presence = client.missing(&push, asked.iter().map(|(name, _)| name)).await?;
+            Ok((asked, presence))
         }
     }
 
     /// Draws the consequences of one answer.
-    fn take(&mut self, name: ObjectName, presence: Presence) -> Result<(), PushError> {
+    fn take(&mut self, name: ObjectName, place: Option<FilePlace>, presence: Presence) -> Result<(), PushError> {
         if presence == Presence::Missing {
-            self.enqueue(name)?;
+            self.enqueue(name, place)?;
         }
         if name.kind == ObjectKind::DirTree && presence != Presence::Complete {
             let data = read_metadata(self.source.objects.find(), name)?.ok_or(PushError::MissingHere { name })?;
             let tree = DirTree::decode(&data).map_err(|source| ReadError::Invalid { name, source })?;
-            let files = tree.files.iter().map(|&(_, id)| ObjectName::from(id));
-            let metas = tree.dirs.iter().map(|&(_, _, id)| ObjectName::from(id));
-            for name in files.chain(metas) {
+            let directory = DirTreeId(name.checksum);
+            let has_basis = self.places.ref_of(directory).and_then(|index| self.has_basis.get(index)) == Some(&true);
+            let place = |name: &str| has_basis.then(|| FilePlace { directory, name: name.into() });
+            let files = tree.files.iter().map(|(name, id)| (ObjectName::from(*id), Some(name)));
+            let metas = tree.dirs.iter().map(|&(_, _, id)| (ObjectName::from(id), None));
+            for (name, file) in files.chain(metas) {
                 if self.seen.insert(name) {
-                    self.pending.push(name);
+                    self.pending.push((name, file.and_then(|file| place(file))));
                 }
             }
         }
         Ok(())
     }
 
-    fn enqueue(&mut self, name: ObjectName) -> Result<(), PushError> {
+    fn enqueue(&mut self, name: ObjectName, place: Option<FilePlace>) -> Result<(), PushError> {
         let bytes = self.source.objects.size(name);
         if bytes.is_none() && !self.source.objects.find().has(name)? {
             return Err(PushError::MissingHere { name });
         }
         self.plan.missing_objects += 1;
         self.reporter.event(Event::Found { objects: 1, bytes: bytes.unwrap_or(0) });
-        // A sender that failed says so itself.
-        let _ = self.queue.send(PlannedObject { name, bytes });
+        self.feed.add(PlannedObject { name, bytes }, place);
         Ok(())
     }
 }

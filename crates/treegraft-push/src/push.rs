@@ -2,18 +2,18 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{ObjectName, RefName};
 use treegraft_wire::{
     GraftMode, OPEN_EVENTS, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefChange, RefOffer, Resumed,
     RetriedOffer, Verdict,
+    chunks::{CHUNKS, REFERENCES},
 };
 
 use crate::{
-    Client, ClientError, Event, PlannedObject, PushError, Reporter, Source,
+    BasisRepo, Client, ClientError, Event, PlannedObject, PushError, Reporter, Source,
     plan::{Plan, Walk, plan},
-    transfer::{Transferred, transfer},
+    transfer::{Board, Compare, Comparison, Feed, Streams, Transferred, Way, transfer},
 };
 
 /// Object streams when nothing else is said: reading, framing and HTTP/2 overlap, and each keeps a thread of the server
@@ -24,7 +24,7 @@ const DEFAULT_STREAMS: u32 = 4;
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a push shall do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct PushOptions {
     /// How the commits get onto their refs.
     pub mode: GraftMode,
@@ -38,6 +38,10 @@ pub struct PushOptions {
     pub purpose: Purpose,
     /// Object streams at a time.
     pub streams: u32,
+    /// Whether of files that the server has an older version of only the new parts go.
+    pub compare: Compare,
+    /// An earlier build: what differs from its files is less than what differs from the server's chunks.
+    pub basis: Option<Arc<BasisRepo>>,
     /// Who pushes from where, `user@host` for example: those who wait for this push are told.
     pub who: Option<String>,
 }
@@ -51,6 +55,8 @@ impl Default for PushOptions {
             graft: GraftOptions::default(),
             purpose: Purpose::Push,
             streams: DEFAULT_STREAMS,
+            compare: Compare::default(),
+            basis: None,
             who: None,
         }
     }
@@ -65,8 +71,12 @@ pub struct Outcome {
     pub compared_objects: u64,
     /// Objects sent.
     pub sent_objects: u64,
-    /// Their bytes as they are stored.
+    /// Their bytes as they were sent.
     pub sent_bytes: u64,
+    /// The bytes of those that are new on the server, as it stores them.
+    pub stored_bytes: u64,
+    /// Those of them of which only parts were sent.
+    pub sent_in_parts: u64,
     /// What was there of earlier pushes that did not end.
     pub resumed: Resumed,
     /// Sentences of the server for the pusher.
@@ -109,17 +119,22 @@ pub(crate) async fn push_once(
         return Ok(outcome(&source, opened, Plan::default(), Transferred::default()));
     }
 
-    let (queue, planned) = mpsc::unbounded_channel();
-    enqueue_detached_metadata(&source, options, &opened, &queue)?;
-    let planning = plan(client, &source, &opened, options, ahead, &*reporter, queue);
+    let is_comparing = options.compare != Compare::Never && opened.features.iter().any(|feature| feature == CHUNKS);
+    let board = Board::new(&source, if is_comparing { Way::Recipes } else { Way::Whole });
+    let feed = Feed::new(&board);
+    feed_detached_metadata(&source, options, &opened, &feed)?;
+    let planning = plan(client, &source, &opened, options, ahead, &*reporter, feed);
     if options.purpose == Purpose::DryRun {
         let plan = planning.await?;
         let mut outcome = outcome(&source, opened, plan, Transferred::default());
-        outcome.planned = drain(planned);
+        outcome.planned = board.drain();
         return Ok(outcome);
     }
-    let streams = options.streams.clamp(1, opened.limits.streams.max(1));
-    let transferring = transfer(client, &opened.push, &source, &reporter, planned, streams);
+    let most = opened.limits.streams.max(1);
+    let streams = Streams { whole: options.streams.clamp(1, most), most };
+    let knows_references = opened.features.iter().any(|feature| feature == REFERENCES);
+    let how = Comparison { compare: options.compare, basis: options.basis.clone().filter(|_| knows_references) };
+    let transferring = transfer(client, &opened.push, &source, &reporter, &board, streams, how);
     let (plan, transferred) = both(planning, transferring).await?;
 
     reporter.event(Event::Transferred);
@@ -151,8 +166,16 @@ fn request(source: &Source, options: &PushOptions, retried: Option<&[RetriedOffe
         who: options.who.clone(),
         purpose: options.purpose,
         refs: source.commits.iter().enumerate().map(offer).collect(),
-        features: vec![OPEN_EVENTS.to_owned()],
+        features: features(options),
     }
+}
+
+fn features(options: &PushOptions) -> Vec<String> {
+    let mut features = vec![OPEN_EVENTS.to_owned()];
+    if options.compare != Compare::Never {
+        features.push(CHUNKS.to_owned());
+    }
+    features
 }
 
 /// Waits until both are done, or for the first failure.
@@ -197,11 +220,11 @@ fn check_refs<'r>(source: &Source, answered: impl Iterator<Item = &'r RefName>) 
 }
 
 /// Offers the detached metadata of every pushed commit; whether it is kept is the server's policy.
-fn enqueue_detached_metadata(
+fn feed_detached_metadata(
     source: &Source,
     options: &PushOptions,
     opened: &OpenAnswer,
-    queue: &mpsc::UnboundedSender<PlannedObject>,
+    feed: &Feed,
 ) -> Result<(), PushError> {
     for (pushed, state) in source.commits.iter().zip(&opened.refs) {
         if state.verdict == Verdict::Unchanged || options.purpose == Purpose::DryRun {
@@ -210,18 +233,10 @@ fn enqueue_detached_metadata(
         let name = ObjectName::commit_meta(pushed.id);
         let metadata = source.objects.find().metadata(name)?;
         if let Some(data) = metadata.filter(|data| !data.is_empty()) {
-            let _ = queue.send(PlannedObject { name, bytes: Some(data.len() as u64) });
+            feed.add(PlannedObject { name, bytes: Some(data.len() as u64) }, None);
         }
     }
     Ok(())
-}
-
-fn drain(mut planned: mpsc::UnboundedReceiver<PlannedObject>) -> Vec<PlannedObject> {
-    let mut objects = Vec::new();
-    while let Ok(object) = planned.try_recv() {
-        objects.push(object);
-    }
-    objects
 }
 
 fn outcome(source: &Source, opened: OpenAnswer, plan: Plan, transferred: Transferred) -> Outcome {
@@ -235,6 +250,8 @@ fn outcome(source: &Source, opened: OpenAnswer, plan: Plan, transferred: Transfe
         compared_objects: plan.objects,
         sent_objects: transferred.objects,
         sent_bytes: transferred.bytes,
+        stored_bytes: transferred.stored_bytes,
+        sent_in_parts: transferred.recipes,
         resumed: opened.resumed,
         notes: opened.notes,
         planned: Vec::new(),

@@ -36,8 +36,10 @@ pub enum Event<'e> {
     Planned,
     /// Bytes of objects left for the server.
     Sending {
-        /// How many more.
+        /// How many more of the objects' own bytes, as they were found.
         bytes: u64,
+        /// How many bytes it took to say them.
+        sent_bytes: u64,
     },
     /// An object left for the server as a whole.
     Sent {

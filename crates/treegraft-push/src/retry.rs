@@ -239,7 +239,7 @@ impl Totals {
                 }
             }
             Event::Compared { objects } => self.compared_objects = self.compared_objects.max(*objects),
-            Event::Sending { bytes } => self.sent_bytes += bytes,
+            Event::Sending { sent_bytes, .. } => self.sent_bytes += sent_bytes,
             Event::Sent { object } => drop(self.sent.insert(*object)),
             Event::Transferred => self.is_asked = true,
             _ => {}

@@ -1,11 +1,20 @@
 //! What to push: commits, and where their objects are.
 
-use std::{fs::File, io::Write, path::Path, str::FromStr};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    str::FromStr,
+};
 
 use treegraft_flatpak::is_generated_ref;
-use treegraft_object::{Checksum, Commit, CommitId, ContentId, InvalidName, ObjectKind, ObjectName, RefName};
+use treegraft_object::{
+    Checksum, Commit, CommitId, ContentId, FileHeader, InvalidName, ObjectKind, ObjectName, RefName,
+};
 use treegraft_repo::{DEFAULT_ZLIB_LEVEL, Find, Mode, OpenError, ReadError, RefError, Repo};
 use treegraft_tree::TreeObjects;
+
+use crate::PlannedObject;
 
 /// What to push: `REF`, or `REF:TARGET` to give it another name on the server. `REF` may be a commit's checksum then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +176,40 @@ impl SourceObjects {
             },
             Self::Trees(_) => Ok(None),
         }
+    }
+
+    /// Opens the plain content of a content object, and returns its header and its size in bytes.
+    ///
+    /// Nothing is verified: a file may be another one by now.
+    pub(crate) fn open_plain(&self, id: ContentId) -> Result<(FileHeader, u64, Box<dyn Read + '_>), ReadError> {
+        match self {
+            Self::Repo(repo) => {
+                let content = repo.open_content(id)?;
+                Ok((content.header, content.content_bytes, content.reader))
+            }
+            Self::Trees(trees) => {
+                let (header, bytes, content) = trees.open(id)?;
+                Ok((header.clone(), bytes, content))
+            }
+        }
+    }
+
+    /// Makes the error of a content object that could not be read to its end.
+    pub(crate) fn unreadable(&self, id: ContentId, source: io::Error) -> ReadError {
+        let path = match self {
+            Self::Repo(repo) => repo.path_of(id),
+            Self::Trees(trees) => trees.path_of(id).unwrap_or_default(),
+        };
+        ReadError::Io { path, source }
+    }
+
+    /// Returns how large a content object is, compressed or not, to tell the large ones from the small ones.
+    pub(crate) fn weight(&self, object: &PlannedObject) -> u64 {
+        let plain_bytes = || match self {
+            Self::Trees(trees) => trees.content_bytes(ContentId(object.name.checksum)),
+            Self::Repo(repo) => repo.path_of(object.name).metadata().ok().map(|found| found.len()),
+        };
+        object.bytes.or_else(plain_bytes).unwrap_or(0)
     }
 
     /// Compresses a content object into what will be sent, and verifies it on the way.

@@ -182,7 +182,7 @@ impl Reporter for Sum {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Found { bytes, .. } => self.found_bytes.fetch_add(bytes, Ordering::SeqCst),
-            Event::Sending { bytes } => self.sent_bytes.fetch_add(bytes, Ordering::SeqCst),
+            Event::Sending { bytes, .. } => self.sent_bytes.fetch_add(bytes, Ordering::SeqCst),
             _ => 0,
         };
     }

@@ -3,6 +3,8 @@
 use std::{
     convert::Infallible,
     io::{self, Read},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes};
@@ -14,7 +16,7 @@ use hyper::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
-use treegraft_wire::{ApiError, ErrorCode};
+use treegraft_wire::{ApiError, Arrival, ErrorCode};
 
 use crate::pushes::Deadline;
 
@@ -78,13 +80,17 @@ fn answer(status: StatusCode, content_type: &'static str, body: BoxBody<Bytes, I
 pub(crate) struct BlockingBody {
     frames: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
+    arrival: Arc<Mutex<Arrival>>,
 }
 
 impl BlockingBody {
     /// Starts to forward the frames of `body`, which come until `deadline`.
     pub(crate) fn new(mut body: Incoming, deadline: Deadline) -> Self {
         let (sender, frames) = mpsc::channel(WAITING_FRAMES);
+        let arrival = Arc::new(Mutex::new(Arrival::default()));
+        let noted = Arc::clone(&arrival);
         tokio::spawn(async move {
+            let mut first = None;
             loop {
                 let data = tokio::select! {
                     frame = body.frame() => match frame {
@@ -94,14 +100,29 @@ impl BlockingBody {
                     () = deadline.reached() => Err(io::ErrorKind::TimedOut.into()),
                 };
                 let is_error = data.is_err();
+                match first {
+                    None => first = Some(Instant::now()),
+                    Some(first) => note(&noted, first, data.as_ref().map_or(0, Bytes::len)),
+                }
                 // A reader that is gone has answered already; the rest of the body is of no use.
                 if sender.send(data).await.is_err() || is_error {
                     break;
                 }
             }
         });
-        Self { frames, current: Bytes::new() }
+        Self { frames, current: Bytes::new(), arrival }
     }
+
+    /// Returns how fast the body comes, to be looked at in the end.
+    pub(crate) fn arrival(&self) -> Arc<Mutex<Arrival>> {
+        Arc::clone(&self.arrival)
+    }
+}
+
+fn note(arrival: &Mutex<Arrival>, first: Instant, bytes: usize) {
+    let mut arrival = arrival.lock().unwrap_or_else(PoisonError::into_inner);
+    arrival.bytes += bytes as u64;
+    arrival.micros = u64::try_from(first.elapsed().as_micros()).unwrap_or(u64::MAX);
 }
 
 impl Read for BlockingBody {

@@ -44,6 +44,12 @@ impl Budget {
         Metered { budget: self, object }
     }
 
+    /// Counts bytes that were made here of what was sent.
+    pub(crate) fn take_made(&self, bytes: u64) -> Result<(), ApiError> {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.refusal().map_or(Ok(()), Err)
+    }
+
     /// Returns the error of a push that has sent too much.
     pub(crate) fn refusal(&self) -> Option<ApiError> {
         let bytes = self.bytes.load(Ordering::Relaxed);

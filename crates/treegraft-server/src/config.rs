@@ -176,6 +176,9 @@ settings! {
     /// Most bytes of all objects of the repository. A push that would go beyond is refused. To know how much is there, every
     /// push looks at every object's size twice, which takes some seconds for a million objects.
     max_repository_bytes: Option<u64> = None, "1099511627776";
+    /// Whether pushers may send of a file only the parts that the ref's head does not have. It saves two thirds of an
+    /// update's bytes and costs the server processor time: it has to compress what it puts together.
+    offer_chunks: bool = true, "true";
     /// Most refs in one push.
     max_refs: usize = 10_000, "10000";
 }

@@ -23,6 +23,7 @@
 //!   has begun goes on: [`Receiver::finish`] waits for both. What was received stays in the staging area for the next push.
 #![forbid(unsafe_code)]
 
+mod bases;
 mod body;
 mod budget;
 mod commits;

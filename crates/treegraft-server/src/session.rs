@@ -11,10 +11,11 @@ use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError, fau
 use treegraft_wire::{
     ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
     RetriedOffer, Verdict, Waiting,
+    chunks::{CHUNKS, REFERENCES},
 };
 
 use crate::{
-    Receiver,
+    Receiver, bases,
     budget::{self, Budget},
     earlier,
     error::{from_io, from_lock, from_publish, from_staging},
@@ -61,6 +62,8 @@ pub(crate) struct Session {
     /// Held until the refs have moved, so that no prune removes what the client was told to be there.
     lock: Mutex<Option<RepoLock>>,
     pub(crate) knowledge: Arc<Knowledge>,
+    /// For each offer the commits whose files are compared with the pushed ones.
+    pub(crate) bases: Vec<Vec<CommitId>>,
     pub(crate) budget: Budget,
     streams: Mutex<Streams>,
     /// One of the connection's pushes, until this one and everything that it has begun is over.
@@ -116,11 +119,19 @@ impl Session {
             waiting(Waiting { reason, waited_secs, holder: holder::of_repository(&receiver.repo) });
         });
         let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut waiting).map_err(from_lock)?;
+        let is_compared = receiver.settings.offer_chunks && request.features.iter().any(|feature| feature == CHUNKS);
         let mut refs = Vec::new();
+        let mut bases = Vec::new();
         for offer in &request.refs {
             let Judged { head, verdict, published } = policy::judge(receiver, offer, None, offer.retry)?;
             notes.extend(published.and_then(|change| earlier::moved_on(offer, change, head)));
-            refs.push(RefState { name: offer.name.clone(), head, verdict, published });
+            let compared = if is_compared && verdict == Verdict::Publish {
+                bases::commits(receiver, &offer.name, head)
+            } else {
+                Vec::new()
+            };
+            refs.push(RefState { name: offer.name.clone(), head, verdict, published, has_basis: !compared.is_empty() });
+            bases.push(compared);
         }
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
         if Staging::is_any_there(&receiver.repo) {
@@ -154,7 +165,7 @@ impl Session {
                 streams: MAX_STREAMS,
             },
             resumed,
-            features: Vec::new(),
+            features: if is_compared { vec![CHUNKS.to_owned(), REFERENCES.to_owned()] } else { Vec::new() },
             notes,
         };
         let lock = Mutex::new(Some(lock).filter(|_| is_needed));
@@ -169,7 +180,9 @@ impl Session {
         };
         let offers = offers.map(offer).collect();
         let (purpose, knowledge, streams) = (request.purpose, Arc::default(), Mutex::default());
-        Ok((Self { id, client, who, offers, purpose, staging, lock, knowledge, budget, streams, _slot: slot }, answer))
+        let session =
+            Self { id, client, who, offers, purpose, staging, lock, knowledge, bases, budget, streams, _slot: slot };
+        Ok((session, answer))
     }
 
     /// Tells whether there is anything to publish.

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     io::{Read, Write},
+    path::PathBuf,
 };
 
 use treegraft_object::{
@@ -74,6 +75,16 @@ impl TreeObjects {
     pub fn open(&self, id: ContentId) -> Result<(&FileHeader, u64, Box<dyn Read + '_>), ReadError> {
         let file = self.file(id)?;
         Ok((&file.header.header, file.content_bytes, Box::new(open(file)?)))
+    }
+
+    /// Returns the size of a content object's plain content in bytes, or nothing when it is not there.
+    pub fn content_bytes(&self, id: ContentId) -> Option<u64> {
+        self.places.get(&id).map(|&place| self.at(place).content_bytes)
+    }
+
+    /// Returns the path of the file with a content object, or nothing when there is none.
+    pub fn path_of(&self, id: ContentId) -> Option<PathBuf> {
+        self.file(id).ok().map(File::path)
     }
 
     /// Makes the error that says that a file is not what it was when it was hashed.

@@ -17,6 +17,7 @@
 //! that whatever a login shell prints before it can be told from the protocol. [`login_command`] is what starts it.
 #![forbid(unsafe_code)]
 
+pub mod chunks;
 mod error;
 pub mod login_command;
 mod open;
@@ -29,7 +30,7 @@ pub use open::{
     GraftMode, Limits, OPEN_EVENTS, OpenAnswer, OpenEvent, OpenRequest, Purpose, PushId, RefChange, RefOffer, RefState,
     Repository, Resumed, RetriedOffer, Verdict,
 };
-pub use publish::{Holder, ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef, Waiting};
+pub use publish::{Arrival, Holder, ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef, Waiting};
 
 /// The path below which this version of the API lives.
 pub const API_ROOT: &str = "/api/v1";

@@ -162,6 +162,9 @@ pub struct RefState {
     /// same tree. The head may be further by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<RefChange>,
+    /// With the feature [`CHUNKS`](crate::chunks::CHUNKS): whether there is a tree with which files can be compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_basis: bool,
 }
 
 /// A step of a ref's history.

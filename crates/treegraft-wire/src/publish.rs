@@ -1,12 +1,12 @@
 //! The end of a push: what was received, and what became visible.
 
 use serde::{Deserialize, Serialize};
-use treegraft_object::{CommitId, RefName};
+use treegraft_object::{CommitId, ContentId, RefName};
 
 use crate::ApiError;
 
 /// The answer to a finished object stream: everything in it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ObjectsAnswer {
     /// Objects that are new.
     pub objects: u64,
@@ -14,6 +14,21 @@ pub struct ObjectsAnswer {
     pub bytes: u64,
     /// Objects that were there already.
     pub already_there: u64,
+    /// Content objects that were sent as recipes and did not become what they should: they must be sent as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to_be_sent_whole: Vec<ContentId>,
+    /// How fast the stream came.
+    #[serde(default)]
+    pub arrival: Arrival,
+}
+
+/// How fast the body of a request came to the server: what its processors did meanwhile does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Bytes behind the first frame.
+    pub bytes: u64,
+    /// From the first frame to the last one, in microseconds.
+    pub micros: u64,
 }
 
 /// One line of the answer to a publish request. The last one is [`Done`](Self::Done) or [`Failed`](Self::Failed).

@@ -3,6 +3,7 @@
 //! ```text
 //! object   kind      1 byte    libostree's number
 //!          encoding  1 byte    0: the object as an archive repository stores it
+//!                              1: a content object as a recipe, 2: by reference; see [`chunks`](crate::chunks)
 //!          checksum  32 bytes
 //!          chunk*              as many as the object needs
 //!          end       4 bytes   zero
@@ -12,6 +13,9 @@
 //!
 //! Objects follow each other until the stream ends. Chunks are there so that an object can be sent while it is
 //! compressed, before its length is known.
+//!
+//! A stream of recipes has the content encoding [`ZSTD`]: it is compressed as a whole, since what is similar in one file and
+//! the next is sent once then. Objects as they are stored are compressed already.
 
 use std::io::{self, Read, Write};
 
@@ -21,8 +25,38 @@ use treegraft_object::{Checksum, ObjectKind, ObjectName};
 /// Largest chunk in bytes.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 
-/// The encoding of an object as an archive repository stores it, the only one of this version.
-pub const ENCODING_ARCHIVE: u8 = 0;
+/// The content encoding of a stream that is compressed.
+pub const ZSTD: &str = "zstd";
+
+/// The level of compression: the link is slow, or nothing would be compressed, and the server can do other things with its
+/// time. Higher levels save a few percent.
+const ZSTD_LEVEL: i32 = 3;
+
+/// The window of the compression as a power of two, in bytes. It bounds the memory of the receiver.
+const ZSTD_WINDOW_LOG: u32 = 22;
+
+/// How the bytes of an object become the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Encoding {
+    /// They are what an archive repository stores.
+    Archive = 0,
+    /// They say how a content object is made of another one, see [`chunks`](crate::chunks).
+    Recipe = 1,
+    /// They say how a content object differs from another one, see [`chunks`](crate::chunks).
+    Reference = 2,
+}
+
+impl Encoding {
+    const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Archive),
+            1 => Some(Self::Recipe),
+            2 => Some(Self::Reference),
+            _ => None,
+        }
+    }
+}
 
 const HEAD_BYTES: usize = 2 + Checksum::BYTES;
 const LENGTH_BYTES: usize = 4;
@@ -59,9 +93,10 @@ impl<S: FnMut(Batch) -> io::Result<()>> Writer<S> {
     pub fn object<E: From<io::Error>>(
         &mut self,
         name: ObjectName,
+        encoding: Encoding,
         fill: impl FnOnce(&mut ObjectWriter<'_, S>) -> Result<(), E>,
     ) -> Result<u64, E> {
-        self.batch.extend_from_slice(&[name.kind.number(), ENCODING_ARCHIVE]);
+        self.batch.extend_from_slice(&[name.kind.number(), encoding as u8]);
         self.batch.extend_from_slice(name.checksum.as_bytes());
         let mut object = ObjectWriter { stream: self, bytes: 0 };
         fill(&mut object)?;
@@ -71,9 +106,14 @@ impl<S: FnMut(Batch) -> io::Result<()>> Writer<S> {
         Ok(bytes)
     }
 
+    /// Hands on what is gathered, since nothing else may come soon.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.batch.is_empty() { Ok(()) } else { self.hand_on() }
+    }
+
     /// Ends the stream.
     pub fn finish(mut self) -> io::Result<()> {
-        if self.batch.is_empty() { Ok(()) } else { self.hand_on() }
+        self.flush()
     }
 
     fn hand_on_when_full(&mut self) -> io::Result<()> {
@@ -92,6 +132,46 @@ impl<S: FnMut(Batch) -> io::Result<()>> Writer<S> {
 /// A batch is handed on after the write that fills it, so that it holds up to one read more than [`BATCH_BYTES`].
 fn new_batch() -> BytesMut {
     BytesMut::with_capacity(2 * BATCH_BYTES + HEAD_BYTES + 2 * LENGTH_BYTES)
+}
+
+/// Compresses a stream.
+pub struct Compressor(zstd::Encoder<'static, Vec<u8>>);
+
+impl Compressor {
+    /// Starts a compressed stream.
+    pub fn new() -> io::Result<Self> {
+        let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+        encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+        Ok(Self(encoder))
+    }
+
+    /// Takes bytes of the stream, and returns what is compressed so far.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<Bytes> {
+        self.0.write_all(bytes)?;
+        Ok(self.take())
+    }
+
+    /// Returns all that is not returned yet, so that the receiver gets the stream up to here.
+    pub fn flush(&mut self) -> io::Result<Bytes> {
+        self.0.flush()?;
+        Ok(self.take())
+    }
+
+    /// Ends the stream, and returns the rest of it.
+    pub fn finish(self) -> io::Result<Bytes> {
+        self.0.finish().map(Bytes::from)
+    }
+
+    fn take(&mut self) -> Bytes {
+        Bytes::from(std::mem::take(self.0.get_mut()))
+    }
+}
+
+/// Reads a compressed stream.
+pub fn decompress<R: Read>(source: R) -> io::Result<impl Read> {
+    let mut decoder = zstd::Decoder::new(source)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+    Ok(decoder)
 }
 
 /// Takes the bytes of one object.
@@ -174,7 +254,7 @@ impl<R: Read> Reader<R> {
     /// Returns the next object, or nothing at the end of the stream.
     ///
     /// The object must be read to its end before the next one is asked for.
-    pub fn next_object(&mut self) -> Result<Option<(ObjectName, ObjectReader<'_, R>)>, StreamError> {
+    pub fn next_object(&mut self) -> Result<Option<(ObjectName, Encoding, ObjectReader<'_, R>)>, StreamError> {
         let mut head = [0; HEAD_BYTES];
         let first = loop {
             match self.source.read(&mut head[..1]) {
@@ -187,11 +267,10 @@ impl<R: Read> Reader<R> {
         }
         self.source.read_exact(&mut head[1..])?;
         let kind = ObjectKind::from_number(head[0]).ok_or(StreamError::Kind { number: head[0] })?;
-        if head[1] != ENCODING_ARCHIVE {
-            return Err(StreamError::Encoding { number: head[1] });
-        }
+        let encoding = Encoding::from_number(head[1]).ok_or(StreamError::Encoding { number: head[1] })?;
         let checksum = Checksum::from_slice(&head[2..]).expect("32 bytes follow kind and encoding");
-        Ok(Some((ObjectName::new(kind, checksum), ObjectReader { source: &mut self.source, left: 0, is_ended: false })))
+        let object = ObjectReader { source: &mut self.source, left: 0, is_ended: false };
+        Ok(Some((ObjectName::new(kind, checksum), encoding, object)))
     }
 }
 

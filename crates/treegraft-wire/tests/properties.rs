@@ -7,7 +7,7 @@ use treegraft_object::{Checksum, ObjectKind, ObjectName};
 use treegraft_wire::{
     ApiError, ErrorCode, PublishEvent,
     question::{self, Presence, QuestionError},
-    stream::{self, Batch, StreamError},
+    stream::{self, Batch, Encoding, StreamError},
 };
 
 fn name() -> impl Strategy<Value = ObjectName> {
@@ -25,7 +25,8 @@ fn written(objects: &[(ObjectName, Vec<u8>)]) -> Vec<u8> {
         Ok(())
     });
     for (name, content) in objects {
-        let count = writer.object(*name, |out| out.write_all(content)).expect("memory takes everything");
+        let count =
+            writer.object(*name, Encoding::Archive, |out| out.write_all(content)).expect("memory takes everything");
         assert_eq!(count, content.len() as u64, "the writer counts the object's bytes");
     }
     writer.finish().expect("memory takes everything");
@@ -37,9 +38,10 @@ fn written(objects: &[(ObjectName, Vec<u8>)]) -> Vec<u8> {
 fn read(bytes: &[u8]) -> Result<Vec<(ObjectName, Vec<u8>)>, StreamError> {
     let mut reader = stream::Reader::new(bytes);
     let mut objects = Vec::new();
-    while let Some((name, mut object)) = reader.next_object()? {
+    while let Some((name, encoding, mut object)) = reader.next_object()? {
         let mut content = Vec::new();
         object.read_to_end(&mut content)?;
+        assert_eq!(encoding, Encoding::Archive, "no other one was written");
         objects.push((name, content));
     }
     Ok(objects)
@@ -92,7 +94,7 @@ fn a_large_object_is_cut_into_chunks() {
 
 #[test]
 fn a_chunk_over_the_limit_is_refused_before_it_is_read() {
-    let mut bytes = vec![ObjectKind::File.number(), stream::ENCODING_ARCHIVE];
+    let mut bytes = vec![ObjectKind::File.number(), Encoding::Archive as u8];
     bytes.extend_from_slice(&[0; 32]);
     bytes.extend_from_slice(&u32::MAX.to_be_bytes());
     let Err(StreamError::Read(error)) = read(&bytes) else { panic!("a chunk of 4 GiB is refused") };

@@ -322,7 +322,7 @@ impl Reporter for PushProgress {
                 Counters::add(&self.counters.found_bytes, bytes);
             }
             Event::Planned => self.planned(),
-            Event::Sending { bytes } => Counters::add(&self.counters.sent_bytes, bytes),
+            Event::Sending { bytes, .. } => Counters::add(&self.counters.sent_bytes, bytes),
             Event::Sent { .. } => Counters::add(&self.counters.sent_objects, 1),
             Event::Retrying { reason, pause, attempts, max_attempts } => {
                 self.retrying(reason, pause, attempts, max_attempts);

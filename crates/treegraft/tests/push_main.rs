@@ -15,6 +15,8 @@ mod changing;
 mod commit;
 #[path = "push/company.rs"]
 mod company;
+#[path = "push/compare.rs"]
+mod compare;
 #[path = "push/connection.rs"]
 mod connection;
 #[path = "push/differential.rs"]

@@ -15,6 +15,8 @@ mod missing;
 mod objects;
 mod open;
 mod publish;
+mod recipe;
+mod signatures;
 
 /// Answers one request.
 pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Answer {
@@ -30,7 +32,8 @@ async fn route(connection: &Arc<Connection>, request: Request<Incoming>) -> Resu
     match (request.method(), &segments[..]) {
         (&Method::POST, ["pushes"]) => open::post(connection, request.into_body()).await,
         (&Method::POST, ["pushes", id, "missing"]) => missing::post(connection, id, request.into_body()).await,
-        (&Method::POST, ["pushes", id, "objects"]) => objects::post(connection, id, request.into_body()).await,
+        (&Method::POST, ["pushes", id, "objects"]) => objects::post(connection, id, request).await,
+        (&Method::POST, ["pushes", id, "signatures"]) => signatures::post(connection, id, request.into_body()).await,
         (&Method::POST, ["pushes", id, "publish"]) => publish::post(connection, id),
         _ => Err(not_found()),
     }

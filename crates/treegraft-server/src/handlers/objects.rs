@@ -2,19 +2,19 @@
 
 use std::{
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
-use hyper::{StatusCode, body::Incoming};
+use hyper::{Request, StatusCode, body::Incoming, header::CONTENT_ENCODING};
 use treegraft_object::limits::{MAX_DETACHED_METADATA_BYTES, MAX_METADATA_BYTES};
-use treegraft_object::{ObjectKind, ObjectName};
+use treegraft_object::{ContentId, ObjectKind, ObjectName};
 use treegraft_repo::{Staged, Staging};
 use treegraft_wire::{
     ApiError, ErrorCode, ObjectsAnswer,
-    stream::{self, StreamError},
+    stream::{self, Encoding, StreamError},
 };
 
-use super::blocking;
+use super::{blocking, recipe};
 use crate::{
     Receiver,
     body::{self, Answer, BlockingBody},
@@ -27,30 +27,60 @@ use crate::{
 const CONTENT_SIZE_OFFSET: usize = 8;
 const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
 
-pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn post(connection: &Connection, id: &str, request: Request<Incoming>) -> Result<Answer, ApiError> {
     let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.stream_slot()?;
     let stream = Session::begin_stream(session)?;
-    let body = BlockingBody::new(body, deadline);
+    let is_compressed = is_compressed(&connection.receiver, &request)?;
+    let body = BlockingBody::new(request.into_body(), deadline);
+    let arrival = body.arrival();
     let receiver = Arc::clone(&connection.receiver);
     let taking = move || {
         // Both are held as long as the thread works, also for a client that does not wait for the answer.
         let _slot = slot;
-        take(&receiver, &stream, body)
+        if is_compressed {
+            let body = stream::decompress(body).map_err(|error| from_stream(&error.into()))?;
+            take(&receiver, &stream, body)
+        } else {
+            take(&receiver, &stream, body)
+        }
     };
-    let answer = deadline.bound(blocking(&connection.receiver, taking)).await?;
+    let mut answer = deadline.bound(blocking(&connection.receiver, taking)).await?;
+    answer.arrival = *arrival.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(body::json_answer(StatusCode::OK, &answer))
 }
 
-fn take(receiver: &Receiver, session: &Session, body: BlockingBody) -> Result<ObjectsAnswer, ApiError> {
+/// Tells whether the stream is compressed as a whole.
+fn is_compressed(receiver: &Receiver, request: &Request<Incoming>) -> Result<bool, ApiError> {
+    match request.headers().get(CONTENT_ENCODING) {
+        None => Ok(false),
+        Some(encoding) if encoding == stream::ZSTD && receiver.settings.offer_chunks => Ok(true),
+        Some(encoding) => {
+            let detail = format!("The content encoding {encoding:?} is not offered");
+            Err(ApiError::new(ErrorCode::BadRequest, detail))
+        }
+    }
+}
+
+fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<ObjectsAnswer, ApiError> {
     let staging = session.staging()?;
     let mut answer = ObjectsAnswer::default();
     let mut objects = stream::Reader::new(body);
-    while let Some((name, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
+    while let Some((name, encoding, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
         session.budget.take_object()?;
-        let staged = stage(receiver, session, staging, name, &mut session.budget.metered(object));
+        let mut object = session.budget.metered(object);
+        let staged = match encoding {
+            Encoding::Archive => stage(receiver, session, staging, name, &mut object).map(Some),
+            Encoding::Recipe | Encoding::Reference => {
+                recipe::stage(receiver, session, staging, name, encoding, &mut object)
+            }
+        };
         // An object that breaks off because the push is too large is no damaged object.
         let staged = staged.map_err(|error| session.budget.refusal().unwrap_or(error))?;
+        let Some(staged) = staged else {
+            answer.to_be_sent_whole.push(ContentId(name.checksum));
+            continue;
+        };
         if let Some(flush) = staging.due_flush(&staged) {
             receiver.work.spawn_blocking(|| flush.run());
         }
@@ -141,7 +171,7 @@ fn administrators(setting: &str) -> String {
     format!("the server's administrator can raise `{setting}` for this repository")
 }
 
-fn from_stream(error: &StreamError) -> ApiError {
+pub(super) fn from_stream(error: &StreamError) -> ApiError {
     let reason = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     ApiError::new(ErrorCode::BadRequest, format!("{error}{reason}"))
 }

@@ -242,7 +242,10 @@ impl Wire {
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Body) -> Result<Reply, hyper::Error> {
         let uri = format!("http://treegraft/api/v1/{path}");
-        let request = Request::builder().method(method).uri(uri).body(body).expect("a valid request");
+        self.send_request(Request::builder().method(method).uri(uri).body(body).expect("a valid request")).await
+    }
+
+    pub(crate) async fn send_request(&self, request: Request<Body>) -> Result<Reply, hyper::Error> {
         let response = self.requests.clone().send_request(request).await?;
         let status = response.status().as_u16();
         Ok(Reply { status, body: response.into_body().collect().await?.to_bytes() })

@@ -147,6 +147,8 @@ fn json_has_everything_of_a_push() {
       "compared_objects": 10,
       "sent_objects": 10,
       "sent_bytes": 719,
+      "stored_bytes": 719,
+      "sent_in_parts": 0,
       "already_there_objects": 0,
       "resumed": {
         "objects": 0,

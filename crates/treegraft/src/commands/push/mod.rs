@@ -2,14 +2,15 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use treegraft_flatpak::{AppId, GraftOptions};
 use treegraft_object::{CollectionId, RefName};
-use treegraft_push::{Destination, PushOptions, RetryPolicy, SshOptions};
+use treegraft_push::{BasisRepo, Compare, Destination, PushOptions, RetryPolicy, SshOptions};
 use treegraft_wire::{GraftMode, Purpose};
 
 use crate::{
@@ -75,6 +76,12 @@ pub(crate) struct PushArgs {
     /// Streams of objects at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     streams: Option<u32>,
+    /// Send only the parts of a file that its older version on the server does not have: `auto` while the link is slow
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = CompareArg::Auto)]
+    compare: CompareArg,
+    /// Repository of an earlier build: of files that the server has as well, only what differs is sent
+    #[arg(long, value_name = "REPO")]
+    basis: Option<PathBuf>,
     /// For a DEST on this machine: the server's configuration [default: /etc/treegraft/server.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -82,6 +89,25 @@ pub(crate) struct PushArgs {
     graft: GraftArgs,
     #[command(flatten)]
     ssh: ssh::SshArgs,
+}
+
+/// When files are compared with older ones on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CompareArg {
+    Auto,
+    Always,
+    Never,
+}
+
+impl CompareArg {
+    /// Says it for a destination. On the same machine there is no link to be saved.
+    fn over(self, destination: &Destination) -> Compare {
+        match (self, destination) {
+            (Self::Auto, Destination::Ssh(_)) => Compare::Auto,
+            (Self::Always, _) => Compare::Always,
+            (Self::Auto, Destination::Local(_)) | (Self::Never, _) => Compare::Never,
+        }
+    }
 }
 
 /// What the new commits say differently from the pushed ones.
@@ -156,6 +182,8 @@ pub(crate) fn run(ui: Ui, global: &GlobalArgs, args: PushArgs) -> Result<Exit, C
         graft: args.graft.into(),
         purpose: if args.dry_run { Purpose::DryRun } else { Purpose::Push },
         who: Some(environment::who()),
+        compare: args.compare.over(&destination),
+        basis: args.basis.as_deref().map(BasisRepo::open).transpose()?.map(Arc::new),
         ..PushOptions::default()
     };
     options.streams = args.streams.unwrap_or(options.streams);

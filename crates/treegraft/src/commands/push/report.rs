@@ -48,6 +48,10 @@ struct Document<'o> {
     compared_objects: u64,
     sent_objects: u64,
     sent_bytes: u64,
+    /// The bytes of the objects that the server did not have, as it stores them.
+    stored_bytes: u64,
+    /// How many of the sent objects went as what is new in them.
+    sent_in_parts: u64,
     already_there_objects: u64,
     resumed: Resumed,
     duration_secs: f64,
@@ -150,6 +154,8 @@ impl Finished<'_> {
             compared_objects: outcome.compared_objects,
             sent_objects: outcome.sent_objects,
             sent_bytes: outcome.sent_bytes,
+            stored_bytes: outcome.stored_bytes,
+            sent_in_parts: outcome.sent_in_parts,
             already_there_objects: self.already_there(),
             resumed: outcome.resumed,
             duration_secs: (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
@@ -182,7 +188,11 @@ impl Finished<'_> {
             "Sent {} of {}, {}, in {}{} ({} {} already there)",
             human::count(outcome.sent_objects),
             human::things(outcome.compared_objects.max(outcome.sent_objects), "object"),
-            human::bytes(outcome.sent_bytes),
+            if outcome.sent_in_parts > 0 {
+                format!("{} for {}", human::bytes(outcome.sent_bytes), human::bytes(outcome.stored_bytes))
+            } else {
+                human::bytes(outcome.sent_bytes)
+            },
             human::duration(self.took),
             if outcome.attempts > 1 { format!(" and {} attempts", outcome.attempts) } else { String::new() },
             human::count(self.already_there()),

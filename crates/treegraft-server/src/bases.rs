@@ -1,0 +1,94 @@
+//! Files to compare pushed ones with: what is at the same path in a tree that is published.
+//!
+//! That is the head of the pushed ref. A ref that is new is compared with those of the same app or runtime for another
+//! machine or branch, and a Sdk with its Platform, as far as the caller may push to them as well: what a file consists of
+//! is told only to those who may put it there.
+
+use std::io::Read;
+
+use treegraft_flatpak::FlatpakRef;
+use treegraft_object::{CommitId, ContentId, RefName};
+use treegraft_repo::{ByPath, Find, ReadError, Repo};
+use treegraft_wire::chunks::Place;
+
+use crate::{Receiver, rights::Action};
+
+/// Largest plain content that is compared, in bytes: inflating it takes a second or two.
+pub(crate) const MAX_BASIS_BYTES: u64 = 1 << 30;
+
+/// Most trees that a new ref is compared with.
+const MAX_RELATIVES: usize = 4;
+
+/// Opens the plain content of a published object that files can be compared with, if there is one that is not too large.
+pub(crate) fn open(repo: &Repo, basis: ContentId) -> Result<Option<impl Read + use<>>, ReadError> {
+    match repo.open_content(basis) {
+        Ok(content) if content.content_bytes <= MAX_BASIS_BYTES => Ok(Some(content.reader)),
+        Ok(_) | Err(ReadError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the commits whose trees a pushed ref is compared with, the best one first.
+pub(crate) fn commits(receiver: &Receiver, name: &RefName, head: Option<CommitId>) -> Vec<CommitId> {
+    if let Some(head) = head {
+        return vec![head];
+    }
+    let Ok(pushed) = FlatpakRef::parse(name) else { return Vec::new() };
+    // Without them objects are sent as a whole; what is wrong with the refs is told at the publication.
+    let refs = receiver.repo.refs().unwrap_or_default();
+    let mut relatives: Vec<_> = refs
+        .iter()
+        .filter_map(|(name, commit)| {
+            let distance = distance(&pushed, &FlatpakRef::parse(name).ok()?)?;
+            receiver.rights().demand(name, Action::Rebase).is_ok().then_some((distance, *commit))
+        })
+        .collect();
+    relatives.sort_by_key(|&(distance, _)| distance);
+    relatives.into_iter().map(|(_, commit)| commit).take(MAX_RELATIVES).collect()
+}
+
+/// Tells how far apart two refs are, if they are related.
+fn distance(pushed: &FlatpakRef, other: &FlatpakRef) -> Option<u32> {
+    if pushed.kind() != other.kind() {
+        return None;
+    }
+    let id = if pushed.id() == other.id() {
+        0
+    } else if is_sdk_and_platform(pushed, other) || is_sdk_and_platform(other, pushed) {
+        1
+    } else {
+        return None;
+    };
+    Some(id + 2 * u32::from(pushed.branch() != other.branch()) + 4 * u32::from(pushed.arch() != other.arch()))
+}
+
+fn is_sdk_and_platform(sdk: &FlatpakRef, platform: &FlatpakRef) -> bool {
+    let (sdk, platform) = (sdk.id().as_str(), platform.id().as_str());
+    sdk.strip_suffix(".Sdk").is_some_and(|stem| platform.strip_suffix(".Platform") == Some(stem))
+}
+
+/// Finds files by their places.
+pub(crate) struct Finder<'r> {
+    repo: &'r Repo,
+    /// The commits for each ref.
+    commits: &'r [Vec<CommitId>],
+    by_path: ByPath<'r>,
+}
+
+impl<'r> Finder<'r> {
+    pub(crate) fn new(repo: &'r Repo, commits: &'r [Vec<CommitId>]) -> Self {
+        Self { repo, commits, by_path: ByPath::new(repo) }
+    }
+
+    /// Returns the content object at a place, if there is one.
+    pub(crate) fn find(&mut self, place: &Place) -> Result<Option<ContentId>, ReadError> {
+        let commits = self.commits.get(place.ref_index as usize).map_or(&[][..], |commits| commits);
+        for &commit in commits {
+            let root = self.repo.commit(commit)?.root_tree;
+            if let Some(found) = self.by_path.file(root, &place.path)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
