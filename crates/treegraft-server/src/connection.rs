@@ -1,6 +1,6 @@
 //! Serving one connection.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -41,14 +41,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Arc::new(Connection { receiver, pushes: Arc::new(Pushes::new()) });
-    let served = serve(io, |request| {
-        let connection = Arc::clone(&connection);
-        async move { handlers::answer(&connection, request).await }
-    })
-    .await;
+    let served = serve(io, window::CONNECTION_BYTES, answers(&connection)).await;
     // The task of a request may live a moment longer than the connection; locks must not wait for it.
     connection.pushes.end();
     served
+}
+
+/// Answers all requests of a further connection of the same client.
+pub(crate) async fn serve_lane<I>(connection: &Arc<Connection>, io: I) -> Result<(), ServeError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    serve(io, window::LANE_BYTES, answers(connection)).await
 }
 
 /// Answers all requests of one connection with `error`, until the client closes it.
@@ -58,10 +62,24 @@ pub async fn serve_refusal<I>(error: ApiError, io: I) -> Result<(), ServeError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    serve(io, move |_| std::future::ready(error_answer(&error))).await
+    serve(io, window::CONNECTION_BYTES, move |_| std::future::ready(error_answer(&error))).await
 }
 
-async fn serve<I, A>(io: I, answer: impl Fn(Request<Incoming>) -> A) -> Result<(), ServeError>
+fn answers(
+    connection: &Arc<Connection>,
+) -> impl Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Answer> + Send>> + use<> {
+    let connection = Arc::clone(connection);
+    move |request| {
+        let connection = Arc::clone(&connection);
+        Box::pin(async move { handlers::answer(&connection, request).await })
+    }
+}
+
+async fn serve<I, A>(
+    io: I,
+    window_bytes: u32,
+    answer: impl Fn(Request<Incoming>) -> A,
+) -> Result<(), ServeError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Future<Output = Answer> + Send + 'static,
@@ -71,8 +89,8 @@ where
         async move { Ok::<_, Infallible>(answer.await) }
     });
     http2::Builder::new(TokioExecutor::new())
-        .initial_connection_window_size(window::CONNECTION_BYTES)
-        .initial_stream_window_size(window::STREAM_BYTES)
+        .initial_connection_window_size(window_bytes)
+        .initial_stream_window_size(window::STREAM_BYTES.min(window_bytes))
         .max_frame_size(window::FRAME_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_REQUESTS)
         .max_send_buf_size(SEND_BUFFER_BYTES)

@@ -35,6 +35,7 @@ mod handlers;
 mod holder;
 mod hooks;
 mod knowledge;
+mod lanes;
 mod metadata;
 pub mod ostree_receive;
 mod policy;
@@ -49,5 +50,6 @@ mod signing;
 mod text;
 
 pub use connection::{ServeError, serve_connection, serve_refusal};
+pub use lanes::relay_lane;
 pub use prune::{PruneError, Pruned};
 pub use receiver::{Account, Clock, Receiver, ReceiverError};

@@ -46,6 +46,8 @@ struct OpenPush {
     deadline: Deadline,
     /// Waits for the deadline as long as the push is open: a client may open one after the other for a day.
     _expiry: AbortOnDropHandle<()>,
+    /// Takes further connections as long as the push is open.
+    _lanes: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +94,7 @@ impl Pushes {
     }
 
     /// Adds a push, as long as the connection is there, and gives it up after `lifetime`.
-    pub(crate) fn add(self: &Arc<Self>, session: Session, lifetime: Duration) {
+    pub(crate) fn add(self: &Arc<Self>, session: Session, lifetime: Duration, lanes: Option<AbortOnDropHandle<()>>) {
         let mut open = self.open();
         if open.is_over {
             return;
@@ -105,7 +107,7 @@ impl Pushes {
                 pushes.expire(expiring);
             }
         });
-        let push = OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry) };
+        let push = OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry), _lanes: lanes };
         open.sessions.insert(id, push);
     }
 

@@ -166,6 +166,7 @@ impl Session {
             },
             resumed,
             features: if is_compared { vec![CHUNKS.to_owned(), REFERENCES.to_owned()] } else { Vec::new() },
+            lane_secret: None,
             notes,
         };
         let lock = Mutex::new(Some(lock).filter(|_| is_needed));

@@ -19,6 +19,7 @@
 
 pub mod chunks;
 mod error;
+pub mod lanes;
 pub mod login_command;
 mod open;
 mod publish;
@@ -58,6 +59,8 @@ pub mod keep_alive {
 pub mod window {
     /// A connection's window in bytes: the product of 1 Gbit/s and 200 ms.
     pub const CONNECTION_BYTES: u32 = 25 << 20;
+    /// The window of a lane in bytes: what one channel of OpenSSH has on its way, twice.
+    pub const LANE_BYTES: u32 = 4 << 20;
     /// A stream's window in bytes: a few streams fill the connection, one slow reader does not.
     pub const STREAM_BYTES: u32 = 8 << 20;
     /// The largest frame in bytes: the cost of a frame stays small against its content.

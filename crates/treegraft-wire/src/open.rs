@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{CollectionId, CommitId, DirMetaId, DirTreeId, RefName};
 
-use crate::{ApiError, publish::Waiting};
+use crate::{ApiError, lanes::LaneSecret, publish::Waiting};
 
 /// The name of a push on the server, valid only on the connection that opened it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -135,6 +135,9 @@ pub struct OpenAnswer {
     /// Names of optional parts of the protocol that the server knows.
     #[serde(default)]
     pub features: Vec<String>,
+    /// With the feature [`LANES`](crate::lanes::LANES): what leads further connections to this push.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane_secret: Option<LaneSecret>,
     /// Sentences that the pusher should read.
     #[serde(default)]
     pub notes: Vec<String>,

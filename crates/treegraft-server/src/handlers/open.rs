@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use hyper::{StatusCode, body::Incoming};
 use tokio::sync::mpsc;
-use treegraft_wire::{ApiError, OPEN_EVENTS, OpenAnswer, OpenEvent, OpenRequest, Purpose, Waiting};
+use treegraft_wire::{ApiError, OPEN_EVENTS, OpenAnswer, OpenEvent, OpenRequest, Purpose, Waiting, lanes::LANES};
 
 use super::blocking;
 use crate::{
     body::{self, Answer},
     connection::Connection,
+    lanes,
     pushes::Slot,
     session::Session,
 };
@@ -45,15 +46,17 @@ fn send(lines: &mpsc::UnboundedSender<Bytes>, event: &OpenEvent) {
 }
 
 async fn open(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     slot: Arc<Slot>,
     request: OpenRequest,
     mut waiting: impl FnMut(Waiting) + Send + 'static,
 ) -> Result<OpenAnswer, ApiError> {
     let (receiver, id, purpose) = (Arc::clone(&connection.receiver), connection.pushes.new_id(), request.purpose);
+    let wants_lanes = request.features.iter().any(|feature| feature == LANES);
     let session_slot = Arc::clone(&slot);
     let opening = move || Session::open(&receiver, id, session_slot, request, &mut waiting);
-    let (session, answer) = blocking(&connection.receiver, opening).await?;
+    let (session, mut answer) = blocking(&connection.receiver, opening).await?;
+    let mut lanes = None;
     if session.has_something_to_publish() && purpose == Purpose::Push {
         let repo = Arc::clone(&connection.receiver.repo);
         let knowledge = Arc::clone(&session.knowledge);
@@ -63,8 +66,14 @@ async fn open(
             // A client that opens and leaves pushes again and again must not pile up looks.
             drop(slot);
         });
+        // Without them the push comes through the one connection.
+        if wants_lanes && let Ok((secret, taking)) = lanes::listen(connection) {
+            answer.features.push(LANES.to_owned());
+            answer.lane_secret = Some(secret);
+            lanes = Some(taking);
+        }
     }
     let lifetime = Duration::from_secs(connection.receiver.settings.max_push_secs);
-    connection.pushes.add(session, lifetime);
+    connection.pushes.add(session, lifetime, lanes);
     Ok(answer)
 }

@@ -1,6 +1,7 @@
 //! `treegraft receive`: the far side of a push over ssh.
 
 use std::{
+    collections::VecDeque,
     fmt::Write as _,
     io::{self, IsTerminal},
     os::{
@@ -16,11 +17,14 @@ use std::{
 use clap::Args;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, join},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, join},
     net::{UnixStream, unix::pipe},
 };
-use treegraft_server::{Receiver, serve_connection, serve_refusal};
-use treegraft_wire::{ApiError, ErrorCode, RECEIVE_BANNER};
+use treegraft_server::{Receiver, relay_lane, serve_connection, serve_refusal};
+use treegraft_wire::{
+    ApiError, ErrorCode, RECEIVE_BANNER,
+    lanes::{LINE_BYTES, LaneSecret, may_be_lane},
+};
 
 use crate::{
     cli::GlobalArgs,
@@ -87,13 +91,18 @@ pub(crate) fn serve(receiver: Result<Arc<Receiver>, ApiError>) -> Result<Exit, C
             stream.flush().await
         };
         greeting.await.map_err(|error| CommandError::temporary(StreamError(error)))?;
-        match receiver {
-            Ok(receiver) => {
+        let lane = stream.read_lane().await.map_err(|error| CommandError::temporary(StreamError(error)))?;
+        match (receiver, lane) {
+            // It changes nothing by itself: the receiver that it leads to has opened the repository.
+            (Ok(_), Some(secret)) => {
+                relay_lane(&secret, stream).await.map_err(|error| CommandError::temporary(LaneError(error)))?;
+            }
+            (Ok(receiver), None) => {
                 let served = serve_connection(Arc::clone(&receiver), stream).await;
                 receiver.finish().await;
                 served?;
             }
-            Err(refusal) => serve_refusal(refusal, stream).await?,
+            (Err(refusal), _) => serve_refusal(refusal, stream).await?,
         }
         Ok::<_, CommandError>(())
     })?;
@@ -136,6 +145,11 @@ pub(crate) fn refusal(error: &CommandError) -> ApiError {
 #[error("Could not use standard input and output")]
 struct StreamError(#[source] io::Error);
 
+/// A lane leads nowhere, or has broken.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not hand on a lane to the push that it belongs to")]
+struct LaneError(#[source] io::Error);
+
 /// Restores the status flags of a descriptor: they belong to the open file, which others share.
 struct KeptFlags(Option<(OwnedFd, OFlags)>);
 
@@ -163,7 +177,29 @@ trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
 
 /// Standard input and output as one stream.
-struct StandardStream(Pin<Box<dyn Stream>>);
+struct StandardStream {
+    stream: Pin<Box<dyn Stream>>,
+    /// What was read to see what it is, and is read once more.
+    unread: VecDeque<u8>,
+}
+
+impl StandardStream {
+    /// Reads the line by which a lane begins. Of anything else, nothing is taken away.
+    async fn read_lane(&mut self) -> io::Result<Option<LaneSecret>> {
+        let mut begin = Vec::with_capacity(LINE_BYTES);
+        while begin.len() < LINE_BYTES && may_be_lane(&begin) {
+            let mut rest = (&mut self.stream).take((LINE_BYTES - begin.len()) as u64);
+            if rest.read_buf(&mut begin).await? == 0 {
+                break;
+            }
+        }
+        let secret = LaneSecret::of_line(&begin).ok();
+        if secret.is_none() {
+            self.unread = begin.into();
+        }
+        Ok(secret)
+    }
+}
 
 /// Takes standard input and output as one stream: without threads when they are sockets or pipes, as they are from sshd.
 fn standard_stream() -> io::Result<StandardStream> {
@@ -171,14 +207,15 @@ fn standard_stream() -> io::Result<StandardStream> {
     let (input, output) = (fstat(&stdin)?, fstat(&stdout)?);
     let is_same = (input.st_dev, input.st_ino) == (output.st_dev, output.st_ino);
     let kinds = (FileType::from_raw_mode(input.st_mode), FileType::from_raw_mode(output.st_mode));
-    Ok(StandardStream(match kinds {
+    let stream: Pin<Box<dyn Stream>> = match kinds {
         (FileType::Socket, FileType::Socket) if is_same => Box::pin(socket(stdin)?),
         (FileType::Socket, FileType::Socket) => Box::pin(join(socket(stdin)?, socket(stdout)?)),
         (FileType::Fifo, FileType::Fifo) => {
             Box::pin(join(pipe::Receiver::from_owned_fd(stdin)?, pipe::Sender::from_owned_fd(stdout)?))
         }
         _ => Box::pin(join(tokio::io::stdin(), tokio::io::stdout())),
-    }))
+    };
+    Ok(StandardStream { stream, unread: VecDeque::new() })
 }
 
 fn socket(descriptor: OwnedFd) -> io::Result<UnixStream> {
@@ -193,21 +230,26 @@ impl AsyncRead for StandardStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(context, buffer)
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.drain(..count).collect::<Vec<_>>());
+            return Poll::Ready(Ok(()));
+        }
+        self.stream.as_mut().poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for StandardStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(context, bytes)
+        self.stream.as_mut().poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(context)
+        self.stream.as_mut().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(context)
+        self.stream.as_mut().poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -215,10 +257,10 @@ impl AsyncWrite for StandardStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write_vectored(context, slices)
+        self.stream.as_mut().poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }
