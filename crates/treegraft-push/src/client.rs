@@ -23,6 +23,8 @@ use treegraft_wire::{
     window,
 };
 
+use crate::carrier::sharing::SshLanes;
+
 /// Largest answer in bytes: the presence of a whole question, or the refs of a push of some ten thousand.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
@@ -86,6 +88,7 @@ type RequestBody = BoxBody<Bytes, io::Error>;
 #[derive(Debug, Clone)]
 pub struct Client {
     requests: http2::SendRequest<RequestBody>,
+    lanes: Option<SshLanes>,
 }
 
 impl Client {
@@ -108,7 +111,19 @@ impl Client {
             .await?;
         // Its errors come back through the requests that are under way.
         tokio::spawn(connection);
-        Ok(Self { requests })
+        Ok(Self { requests, lanes: None })
+    }
+
+    /// Lets further connections be opened, if there is something to open them with.
+    #[must_use]
+    pub fn with_lanes(mut self, lanes: Option<SshLanes>) -> Self {
+        self.lanes = lanes;
+        self
+    }
+
+    /// Returns what opens further connections.
+    pub(crate) const fn lanes(&self) -> Option<&SshLanes> {
+        self.lanes.as_ref()
     }
 
     /// Opens a push; `on_waiting` hears for whom the server waits, if the request asks for events.
@@ -146,6 +161,11 @@ impl Client {
         let response = self.post(format!("pushes/{}/missing", push.0), full(question)).await?;
         let bytes = collect(response).await?;
         Ok(question::decode_answer(&bytes, names)?)
+    }
+
+    /// Waits for a round trip, by asking for nothing.
+    pub(crate) async fn ping(&self, push: &PushId) -> Result<(), ClientError> {
+        self.missing(push, []).await.map(drop)
     }
 
     /// Asks which chunks the server has at some places.

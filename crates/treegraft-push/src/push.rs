@@ -8,6 +8,7 @@ use treegraft_wire::{
     GraftMode, OPEN_EVENTS, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefChange, RefOffer, Resumed,
     RetriedOffer, Verdict,
     chunks::{CHUNKS, REFERENCES},
+    lanes::LANES,
 };
 
 use crate::{
@@ -111,8 +112,8 @@ pub(crate) async fn push_once(
     retried: Option<&[RetriedOffer]>,
 ) -> Result<Outcome, PushError> {
     let ahead = Walk::ahead(&source);
-    let opened =
-        client.open(&request(&source, options, retried), |waiting| reporter.event(Event::Waiting(waiting))).await?;
+    let request = request(client, &source, options, retried);
+    let opened = client.open(&request, |waiting| reporter.event(Event::Waiting(waiting))).await?;
     check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));
     if opened.refs.iter().all(|state| state.verdict == Verdict::Unchanged) {
@@ -134,7 +135,7 @@ pub(crate) async fn push_once(
     let streams = Streams { whole: options.streams.clamp(1, most), most };
     let knows_references = opened.features.iter().any(|feature| feature == REFERENCES);
     let how = Comparison { compare: options.compare, basis: options.basis.clone().filter(|_| knows_references) };
-    let transferring = transfer(client, &opened.push, &source, &reporter, &board, streams, how);
+    let transferring = transfer(client, &opened, &source, &reporter, &board, streams, how);
     let (plan, transferred) = both(planning, transferring).await?;
 
     reporter.event(Event::Transferred);
@@ -148,7 +149,7 @@ pub(crate) async fn push_once(
     Ok(outcome)
 }
 
-fn request(source: &Source, options: &PushOptions, retried: Option<&[RetriedOffer]>) -> OpenRequest {
+fn request(client: &Client, source: &Source, options: &PushOptions, retried: Option<&[RetriedOffer]>) -> OpenRequest {
     let offer = |(index, pushed): (usize, &crate::source::SourceCommit)| RefOffer {
         name: pushed.target.clone(),
         commit: pushed.id,
@@ -166,14 +167,17 @@ fn request(source: &Source, options: &PushOptions, retried: Option<&[RetriedOffe
         who: options.who.clone(),
         purpose: options.purpose,
         refs: source.commits.iter().enumerate().map(offer).collect(),
-        features: features(options),
+        features: features(client, options),
     }
 }
 
-fn features(options: &PushOptions) -> Vec<String> {
+fn features(client: &Client, options: &PushOptions) -> Vec<String> {
     let mut features = vec![OPEN_EVENTS.to_owned()];
     if options.compare != Compare::Never {
         features.push(CHUNKS.to_owned());
+    }
+    if client.lanes().is_some() && options.purpose == Purpose::Push {
+        features.push(LANES.to_owned());
     }
     features
 }

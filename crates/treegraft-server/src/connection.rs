@@ -75,11 +75,7 @@ fn answers(
     }
 }
 
-async fn serve<I, A>(
-    io: I,
-    window_bytes: u32,
-    answer: impl Fn(Request<Incoming>) -> A,
-) -> Result<(), ServeError>
+async fn serve<I, A>(io: I, window_bytes: u32, answer: impl Fn(Request<Incoming>) -> A) -> Result<(), ServeError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Future<Output = Answer> + Send + 'static,

@@ -107,7 +107,8 @@ impl Pushes {
                 pushes.expire(expiring);
             }
         });
-        let push = OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry), _lanes: lanes };
+        let push =
+            OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry), _lanes: lanes };
         open.sessions.insert(id, push);
     }
 

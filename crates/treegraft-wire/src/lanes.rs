@@ -43,7 +43,11 @@ impl LaneSecret {
     /// Makes a secret of 64 hexadecimal digits in lower case.
     pub fn new(digits: String) -> Result<Self, LaneSecretError> {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if digits.len() == SECRET_DIGITS && digits.bytes().all(is_digit) { Ok(Self(digits)) } else { Err(LaneSecretError) }
+        if digits.len() == SECRET_DIGITS && digits.bytes().all(is_digit) {
+            Ok(Self(digits))
+        } else {
+            Err(LaneSecretError)
+        }
     }
 
     /// Returns the half that is the receiver's address.

@@ -5,6 +5,7 @@
 
 pub mod bootstrap;
 mod greeting;
+pub mod sharing;
 pub mod ssh;
 mod ssh_error;
 mod stream;

@@ -25,6 +25,7 @@ pub use super::ssh_error::SshError;
 use super::{
     bootstrap::{Bootstrap, script},
     greeting::{Greeter, Seen},
+    sharing::Sharing,
     stream::{Eager, GreetedStream},
 };
 use crate::{Reporter, SshTarget};
@@ -59,6 +60,8 @@ pub struct SshOptions {
     pub remote_command: Option<String>,
     /// What to do where the program is missing or has another version; without it, whatever is there is called.
     pub bootstrap: Option<Arc<Bootstrap>>,
+    /// By what further sessions may share the connection.
+    pub sharing: Option<Sharing>,
     /// A word that tells the lines of the far side's script from everything else: letters and digits, at random.
     pub nonce: String,
 }
@@ -70,6 +73,7 @@ impl Default for SshOptions {
             arguments: Vec::new(),
             remote_command: None,
             bootstrap: None,
+            sharing: None,
             nonce: "0".to_owned(),
         }
     }
@@ -126,15 +130,7 @@ impl SshCarrier {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<(Self, SshStream), SshError> {
         let mut ssh = Command::new(&options.program);
-        ssh.arg("-T").args(&options.arguments);
-        if let Some(port) = target.port {
-            ssh.arg("-p").arg(port.to_string());
-        }
-        let host = match &target.user {
-            Some(user) => format!("{user}@{}", target.host),
-            None => target.host.clone(),
-        };
-        ssh.arg("--").arg(host).arg(options.command(&target.path));
+        ssh.args(Self::arguments(target, options)).arg(options.command(&target.path));
         ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = |source| SshError::Start { program: options.program.clone(), source };
         let mut child = ssh.spawn().map_err(start)?;
@@ -161,6 +157,22 @@ impl SshCarrier {
         let command = options.remote_command.clone();
         let process = Process { child, is_let_go: false };
         Ok((Self { target: target.clone(), command, process, stderr, messages, seen, offered }, stream))
+    }
+
+    /// Returns the arguments that lead to a target, without what is run there.
+    pub(super) fn arguments(target: &SshTarget, options: &SshOptions) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["-T".into()];
+        arguments.extend(options.arguments.iter().cloned());
+        arguments.extend(options.sharing.iter().flat_map(Sharing::of_first));
+        if let Some(port) = target.port {
+            arguments.extend(["-p".into(), port.to_string().into()]);
+        }
+        let host = match &target.user {
+            Some(user) => format!("{user}@{}", target.host),
+            None => target.host.clone(),
+        };
+        arguments.extend(["--".into(), host.into()]);
+        arguments
     }
 
     /// Lets ssh end by itself after all went well. What it says then is of no interest.

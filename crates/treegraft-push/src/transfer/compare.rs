@@ -107,7 +107,7 @@ async fn find_here(ends: &Ends, places: Vec<Place>) -> Result<(Vec<Place>, Vec<O
 /// Measures the link, and then what goes over it, and decides how objects go.
 async fn measure(ends: Ends) -> Result<Stream, PushError> {
     let board = &ends.board;
-    let probe = stream::send(ends.clone(), Kind::Probe { bytes: PROBE_BYTES }).await?;
+    let probe = stream::send(ends.clone(), Kind::Probe { bytes: PROBE_BYTES }, None).await?;
     let Arrival { bytes, micros } = probe.arrival;
     let mut rates = Rates { whole: rate(bytes, Duration::from_micros(micros)), as_recipes: FAST_LINK_BYTES_PER_SEC };
     board.go(rates.better());

@@ -6,16 +6,20 @@
 
 mod board;
 mod compare;
+mod lanes;
 mod stream;
 
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::task::JoinSet;
-use treegraft_wire::PushId;
+use treegraft_wire::{OpenAnswer, PushId};
 
 pub(crate) use board::{Board, Feed, Way};
 
-use self::stream::{Kind, Stream};
+use self::{
+    lanes::Lanes,
+    stream::{Kind, Stream},
+};
 use crate::{BasisRepo, Client, ClientError, PlannedObject, PushError, Reporter, Source, push::last_words};
 
 /// Whether files are compared with older ones that the server has.
@@ -71,6 +75,7 @@ pub(crate) struct Streams {
 #[derive(Clone)]
 struct Ends {
     client: Client,
+    lanes: Arc<Lanes>,
     push: PushId,
     source: Arc<Source>,
     reporter: Arc<dyn Reporter>,
@@ -83,7 +88,7 @@ type Tasks = JoinSet<Result<Stream, PushError>>;
 /// Sends everything that is and comes on the board, in streams of each kind.
 pub(crate) async fn transfer(
     client: &Client,
-    push: &PushId,
+    opened: &OpenAnswer,
     source: &Arc<Source>,
     reporter: &Arc<dyn Reporter>,
     board: &Arc<Board>,
@@ -92,7 +97,8 @@ pub(crate) async fn transfer(
 ) -> Result<Transferred, PushError> {
     let ends = Ends {
         client: client.clone(),
-        push: push.clone(),
+        lanes: Lanes::new(client.clone()),
+        push: opened.push.clone(),
         source: Arc::clone(source),
         reporter: Arc::clone(reporter),
         board: Arc::clone(board),
@@ -103,10 +109,13 @@ pub(crate) async fn transfer(
     // One more is for the measurement.
     let recipes = if board.way() == Way::Recipes { whole.min(most.saturating_sub(whole + 1)) } else { 0 };
     for _ in 0..whole {
-        tasks.spawn(stream::send(ends.clone(), Kind::Whole));
+        tasks.spawn(stream::send_whole(ends.clone()));
+    }
+    if let Some(secret) = &opened.lane_secret {
+        tasks.spawn(lanes::open(ends.clone(), secret.clone(), whole));
     }
     for _ in 0..recipes {
-        tasks.spawn(stream::send(ends.clone(), Kind::Recipes));
+        tasks.spawn(stream::send(ends.clone(), Kind::Recipes, None));
     }
     if recipes > 0 {
         compare::spawn(&ends, compare, &mut tasks);
@@ -121,7 +130,7 @@ pub(crate) async fn transfer(
     board.go(Way::Whole);
     board.send_whole(wrongly_made);
     for _ in 0..whole {
-        tasks.spawn(stream::send(ends.clone(), Kind::Whole));
+        tasks.spawn(stream::send_whole(ends.clone()));
     }
     collect(&mut tasks, &mut total).await?;
     Ok(total)

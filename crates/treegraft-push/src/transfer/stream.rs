@@ -21,6 +21,7 @@ use treegraft_wire::{
 use super::{
     Ends, Transferred,
     board::{Board, Comparable, Older, Way},
+    lanes::Seat,
 };
 use crate::{ClientError, Event, PlannedObject, PushError, Reporter, source::SourceObjects};
 
@@ -52,12 +53,15 @@ pub(super) struct Stream {
     pub(super) to_be_sent_whole: Vec<PlannedObject>,
     /// How fast it came to the server.
     pub(super) arrival: Arrival,
+    /// Where another one is to go on.
+    moved_to: Option<Seat>,
 }
 
 /// What a stream is filled with.
 struct Filled {
     transferred: Transferred,
     recipes: HashMap<ContentId, PlannedObject>,
+    moved_to: Option<Seat>,
 }
 
 /// What a stream begins with.
@@ -66,8 +70,21 @@ enum First {
     Recipe(Comparable),
 }
 
-/// Sends a stream, from the first object that there is to the end of its body.
-pub(super) async fn send(ends: Ends, kind: Kind) -> Result<Stream, PushError> {
+/// Sends objects as they are stored until there are no more, in one stream after the other when it moves to another
+/// connection.
+pub(super) async fn send_whole(ends: Ends) -> Result<Stream, PushError> {
+    let mut total = Stream::default();
+    let mut seat = Some(ends.lanes.seat());
+    while seat.is_some() {
+        let stream = send(ends.clone(), Kind::Whole, seat).await?;
+        total.transferred.add(stream.transferred);
+        seat = stream.moved_to;
+    }
+    Ok(total)
+}
+
+/// Sends a stream, from the first object that there is to the end of its body; on the connection of its seat, if it has one.
+pub(super) async fn send(ends: Ends, kind: Kind, seat: Option<Seat>) -> Result<Stream, PushError> {
     // A stream that has nothing to send is not opened: most pushes of a few objects need one.
     let board = Arc::clone(&ends.board);
     let first = move || match kind {
@@ -84,10 +101,11 @@ pub(super) async fn send(ends: Ends, kind: Kind) -> Result<Stream, PushError> {
         Some((batch.map(Frame::data), receiver))
     });
     let Ends { client, push, source, reporter, board, .. } = ends;
+    let client = seat.as_ref().map_or(client, Seat::client);
     let filling = tokio::task::spawn_blocking(move || {
         let stream = Filler { objects: &source.objects, reporter: &*reporter, board: &board, batches: &batches };
         let filled = match first {
-            First::Whole(first) => stream.fill_whole(first, kind),
+            First::Whole(first) => stream.fill_whole(first, kind, seat),
             First::Recipe(first) => stream.fill_recipes(first),
         };
         if filled.is_err() {
@@ -117,7 +135,7 @@ pub(super) async fn send(ends: Ends, kind: Kind) -> Result<Stream, PushError> {
             filled.transferred.objects -= to_be_sent_whole.len() as u64;
             filled.transferred.recipes -= to_be_sent_whole.len() as u64;
             let transferred = Transferred { stored_bytes: answer.bytes, ..filled.transferred };
-            Ok(Stream { transferred, to_be_sent_whole, arrival: answer.arrival })
+            Ok(Stream { transferred, to_be_sent_whole, arrival: answer.arrival, moved_to: filled.moved_to })
         }
     }
 }
@@ -147,7 +165,10 @@ struct Filler<'f> {
 
 impl Filler<'_> {
     /// Writes objects as they are stored, until there are no more or the probe is large enough.
-    fn fill_whole(self, first: PlannedObject, kind: Kind) -> Result<Filled, FillError> {
+    ///
+    /// With a seat it ends, too, when there is a better one.
+    fn fill_whole(self, first: PlannedObject, kind: Kind, mut seat: Option<Seat>) -> Result<Filled, FillError> {
+        let mut has_moved = false;
         let mut total = Transferred::default();
         // Reading and writing fail alike; which of both it was decides whether another try helps.
         let is_closed = Cell::new(false);
@@ -166,11 +187,15 @@ impl Filler<'_> {
             current = match kind {
                 Kind::Probe { bytes } if total.bytes >= bytes => None,
                 Kind::Probe { .. } => self.board.next_of_probe(),
+                _ if seat.as_mut().is_some_and(Seat::move_on) => {
+                    has_moved = true;
+                    None
+                }
                 _ => self.board.next_whole(),
             };
         }
         writer.finish()?;
-        Ok(Filled { transferred: total, recipes: HashMap::new() })
+        Ok(Filled { transferred: total, recipes: HashMap::new(), moved_to: seat.filter(|_| has_moved) })
     }
 
     fn write_whole(
@@ -261,7 +286,7 @@ impl Filler<'_> {
         writer.finish()?;
         send(compressor.into_inner().finish()?)?;
         total.bytes = sent_bytes.get();
-        Ok(Filled { transferred: total, recipes })
+        Ok(Filled { transferred: total, recipes, moved_to: None })
     }
 
     /// Tells that a part of an object has left, in bytes of the object as it is stored.

@@ -1,11 +1,14 @@
 //! Pushing over each kind of carrier.
 
-use std::{path::Path, sync::Arc};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use treegraft_push::{
     Attempt, Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, RetryPolicy, Source,
     SshCarrier, SshOptions, SshTarget,
-    carrier::ssh::SshError,
+    carrier::{
+        sharing::{Sharing, SshLanes},
+        ssh::SshError,
+    },
     retry::{self, Failure, GaveUp},
 };
 use treegraft_repo::ReadError;
@@ -74,11 +77,21 @@ pub(crate) async fn push_over_ssh(
     options: &PushOptions,
     attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
+    // Where there is no place for it, the push has its one session.
+    let socket_dir = tempfile::Builder::new().prefix("treegraft-").permissions(Permissions::from_mode(0o700)).tempdir();
+    let sharing = match &socket_dir {
+        Ok(dir) => Sharing::find(target, ssh, dir.path()).await,
+        Err(_) => None,
+    };
+    let ssh = &SshOptions { sharing, ..ssh.clone() };
     let (carrier, stream) = SshCarrier::start(target, ssh, attempt.reporter())?;
     // ssh logs in meanwhile.
     let made = source.get().await?;
     let result = match Client::connect(stream).await {
-        Ok(client) => push(attempt, &client, source, made, options).await,
+        Ok(client) => {
+            let client = client.with_lanes(SshLanes::of(target, ssh));
+            push(attempt, &client, source, made, options).await
+        }
         Err(error) => Err(error.into()),
     };
     match result {

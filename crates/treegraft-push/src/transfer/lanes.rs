@@ -1,0 +1,163 @@
+//! The connections that streams of objects go through: one, or several where one is too slow.
+//!
+//! A channel of OpenSSH carries at most its window in a round trip. How long that is, is measured while nothing else is on
+//! its way. When it is long and much is sent, further channels are opened, and streams move there between two objects.
+//! What fails then fails silently: there is the first connection.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use treegraft_wire::lanes::LaneSecret;
+
+use super::{Ends, stream::Stream};
+use crate::{Client, PushError, carrier::ssh::SshCarrier};
+
+/// The window of a channel of OpenSSH in bytes.
+const WINDOW_BYTES: f64 = (2 << 20) as f64;
+
+/// Bytes a second that channels shall be enough for: about as many as two cores store.
+const WANTED_BYTES_PER_SEC: f64 = 80e6;
+
+/// Most connections of a push. More cost more processes, and gain little.
+const MAX_CONNECTIONS: usize = 4;
+
+/// Bytes that have left before lanes are opened: what is over soon gains nothing by them.
+const WORTH_BYTES: u64 = 4 << 20;
+
+/// How often it is looked whether so much has left.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How often a round trip is measured: the shortest one counts.
+const PINGS: usize = 2;
+
+/// The connections of a push.
+#[derive(Debug)]
+pub(super) struct Lanes(Mutex<Vec<Lane>>);
+
+#[derive(Debug)]
+struct Lane {
+    client: Client,
+    /// Streams that it has or is about to have.
+    streams: usize,
+    /// Its ssh, which ends with it.
+    _carrier: Option<SshCarrier>,
+}
+
+impl Lanes {
+    /// Begins with the connection that the push was opened on.
+    pub(super) fn new(client: Client) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(vec![Lane { client, streams: 0, _carrier: None }])))
+    }
+
+    /// Returns a place for a stream, where there are the fewest.
+    pub(super) fn seat(self: &Arc<Self>) -> Seat {
+        let mut lanes = self.lock();
+        let lane = emptiest(&lanes);
+        lanes[lane].streams += 1;
+        drop(lanes);
+        Seat { lanes: Arc::clone(self), lane }
+    }
+
+    fn add(&self, client: Client, carrier: SshCarrier) {
+        self.lock().push(Lane { client, streams: 0, _carrier: Some(carrier) });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn emptiest(lanes: &[Lane]) -> usize {
+    (0..lanes.len()).min_by_key(|&lane| lanes[lane].streams).expect("there is the first connection")
+}
+
+/// The place of a stream on a connection.
+#[derive(Debug)]
+pub(super) struct Seat {
+    lanes: Arc<Lanes>,
+    lane: usize,
+}
+
+impl Seat {
+    /// Returns the connection.
+    pub(super) fn client(&self) -> Client {
+        self.lanes.lock()[self.lane].client.clone()
+    }
+
+    /// Takes a place on another connection if there is one with fewer streams, and tells whether it was so.
+    pub(super) fn move_on(&mut self) -> bool {
+        let mut lanes = self.lanes.lock();
+        let lane = emptiest(&lanes);
+        let is_better = lanes[lane].streams + 1 < lanes[self.lane].streams;
+        if is_better {
+            lanes[self.lane].streams -= 1;
+            lanes[lane].streams += 1;
+            self.lane = lane;
+        }
+        is_better
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lanes.lock()[self.lane].streams -= 1;
+    }
+}
+
+/// Opens as many lanes as pay, up to one connection for each of `streams`.
+pub(super) async fn open(ends: Ends, secret: LaneSecret, streams: u32) -> Result<Stream, PushError> {
+    tokio::select! {
+        () = open_all(&ends, &secret, streams as usize) => {}
+        // Everything is on its way.
+        () = ends.board.over() => {}
+    }
+    Ok(Stream::default())
+}
+
+async fn open_all(ends: &Ends, secret: &LaneSecret, streams: usize) {
+    let Some(opener) = ends.client.lanes() else { return };
+    let mut round_trip = Duration::MAX;
+    for _ in 0..PINGS {
+        let begun = Instant::now();
+        // A connection that breaks is noticed by all else that uses it.
+        let Ok(()) = ends.client.ping(&ends.push).await else { return };
+        round_trip = round_trip.min(begun.elapsed());
+    }
+    let connections = wanted_connections(round_trip).min(streams);
+    if connections < 2 {
+        return;
+    }
+    while ends.board.sent().whole_bytes < WORTH_BYTES {
+        tokio::time::sleep(POLL).await;
+    }
+    let mut opening: FuturesUnordered<_> = (1..connections).map(|_| opener.open(secret, &ends.push)).collect();
+    while let Some(opened) = opening.next().await {
+        // Sharing may be forbidden, by `MaxSessions` for example.
+        if let Ok((carrier, client)) = opened {
+            ends.lanes.add(client, carrier);
+        }
+    }
+}
+
+/// Returns how many channels carry what is wanted.
+fn wanted_connections(round_trip: Duration) -> usize {
+    let windows = WANTED_BYTES_PER_SEC * round_trip.as_secs_f64() / WINDOW_BYTES;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a small number")]
+    let connections = windows.ceil().min(MAX_CONNECTIONS as f64) as usize;
+    connections.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_link_wants_more_channels_and_a_short_one_a_single_one() {
+        for (millis, connections) in [(0, 1), (1, 1), (20, 1), (26, 1), (30, 2), (70, 3), (100, 4), (100_000, 4)] {
+            assert_eq!(wanted_connections(Duration::from_millis(millis)), connections, "{millis} ms");
+        }
+    }
+}
