@@ -29,6 +29,8 @@ mod faults;
 mod flatpak;
 #[path = "push/hooks.rs"]
 mod hooks;
+#[path = "push/lanes.rs"]
+mod lanes;
 #[path = "push/ostree_push.rs"]
 mod ostree_push;
 #[path = "push/policy.rs"]

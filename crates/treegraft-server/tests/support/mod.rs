@@ -208,6 +208,12 @@ impl Reply {
     }
 }
 
+async fn handshake(io: tokio::io::DuplexStream) -> http2::SendRequest<Body> {
+    let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.expect("HTTP/2 begins");
+    tokio::spawn(connection);
+    requests
+}
+
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
 /// A connection to a receiver.
@@ -221,10 +227,12 @@ impl Wire {
     pub(crate) async fn connect(receiver: Arc<Receiver>) -> Self {
         let (here, there) = tokio::io::duplex(PIPE_BYTES);
         let server = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
-        let (requests, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(here)).await.expect("HTTP/2 begins");
-        tokio::spawn(connection);
-        Self { requests, server, receiver }
+        Self { requests: handshake(here).await, server, receiver }
+    }
+
+    /// Connects by something that leads to `receiver` already.
+    pub(crate) async fn over(receiver: Arc<Receiver>, io: tokio::io::DuplexStream) -> Self {
+        Self { requests: handshake(io).await, server: tokio::spawn(async { Ok(()) }), receiver }
     }
 
     /// Ends the connection, and waits until the receiver has done what it had begun.
@@ -252,8 +260,12 @@ impl Wire {
     }
 
     pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.try_post(path, body).await.expect("there is an answer")
+    }
+
+    pub(crate) async fn try_post(&self, path: &str, body: impl Into<Bytes>) -> Result<Reply, hyper::Error> {
         let body = Full::new(body.into()).map_err(|never| match never {}).boxed();
-        self.send(Method::POST, path, body).await.expect("there is an answer")
+        self.send(Method::POST, path, body).await
     }
 
     pub(crate) async fn open(&self, request: &Value) -> Reply {

@@ -146,10 +146,11 @@ impl Site {
         let script = self.env.root().join("receive");
         let config = self.config.display();
         let pid = self.receiver_pid();
-        let pid = pid.display();
+        let (pid, all) = (pid.display(), self.receivers_file());
+        let all = all.display();
         // The first argument is `receive`; its options have to come behind it.
         let text = format!(
-            "#!/bin/sh\nshift\necho $$ > '{pid}'\nexec {prefix}'{TREEGRAFT}' receive --config '{config}' \"$@\"\n"
+            "#!/bin/sh\nshift\necho $$ > '{pid}'\necho $$ >> '{all}'\nexec {prefix}'{TREEGRAFT}' receive --config '{config}' \"$@\"\n"
         );
         // Another push may run it at this moment, which nobody can who writes it.
         if fs::read(&script).is_ok_and(|written| written == text.as_bytes()) {
@@ -163,6 +164,16 @@ impl Site {
     /// Returns the file with the process id of the last receiver that ssh has started.
     pub(crate) fn receiver_pid(&self) -> PathBuf {
         self.env.root().join("receiver.pid")
+    }
+
+    fn receivers_file(&self) -> PathBuf {
+        self.env.root().join("receivers")
+    }
+
+    /// Returns all receivers that ssh has started, those of lanes among them, in their order.
+    pub(crate) fn receivers(&self) -> Vec<Pid> {
+        let text = fs::read_to_string(self.receivers_file()).unwrap_or_default();
+        text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
     }
 
     /// Returns the last receiver that ssh has started, if it was.
