@@ -16,10 +16,10 @@ use super::{Ends, stream::Stream};
 use crate::{Client, PushError, carrier::ssh::SshCarrier};
 
 /// The window of a channel of OpenSSH in bytes.
-const WINDOW_BYTES: f64 = (2 << 20) as f64;
+const WINDOW_BYTES: u64 = 2 << 20;
 
 /// Bytes a second that channels shall be enough for: about as many as two cores store.
-const WANTED_BYTES_PER_SEC: f64 = 80e6;
+const WANTED_BYTES_PER_SEC: u64 = 80_000_000;
 
 /// Most connections of a push. More cost more processes, and gain little.
 const MAX_CONNECTIONS: usize = 4;
@@ -144,10 +144,10 @@ async fn open_all(ends: &Ends, secret: &LaneSecret, streams: usize) {
 
 /// Returns how many channels carry what is wanted.
 fn wanted_connections(round_trip: Duration) -> usize {
-    let windows = WANTED_BYTES_PER_SEC * round_trip.as_secs_f64() / WINDOW_BYTES;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a small number")]
-    let connections = windows.ceil().min(MAX_CONNECTIONS as f64) as usize;
-    connections.max(1)
+    let wanted_bytes =
+        WANTED_BYTES_PER_SEC.saturating_mul(u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX)) / 1000;
+    let connections = usize::try_from(wanted_bytes.div_ceil(WINDOW_BYTES)).unwrap_or(usize::MAX);
+    connections.clamp(1, MAX_CONNECTIONS)
 }
 
 #[cfg(test)]

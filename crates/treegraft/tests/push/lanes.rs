@@ -150,10 +150,7 @@ fn a_lane_that_leads_nowhere_is_refused() {
     let mut receiver = site.env.command(TREEGRAFT);
     receiver.arg("receive").arg("--config").arg(site.config()).arg("--repo").arg(&site.server);
     let line = format!("treegraft-lane 1 {}\n", "0123456789abcdef".repeat(4));
-    let file = site.env.root().join("line");
-    fs::write(&file, line).expect("a file can be written");
-    receiver.stdin(fs::File::open(file).expect("it is there"));
-    let run = Run::of(&mut receiver);
+    let run = Run::with_input(&mut receiver, line.as_bytes());
     assert_eq!(run.code(), Some(4), "{}", run.report());
     assert_eq!(run.text(), "treegraft-receive 1", "nothing else is said");
     assert!(run.stderr_text().contains("lane"), "the reason is told: {}", run.report());

@@ -13,6 +13,7 @@ use treegraft_push::{
 };
 use treegraft_repo::ReadError;
 use treegraft_server::{Receiver, rights::Caller, serve_connection};
+use treegraft_wire::Purpose;
 
 use super::awaited::Awaited;
 use crate::{
@@ -80,8 +81,8 @@ pub(crate) async fn push_over_ssh(
     // Where there is no place for it, the push has its one session.
     let socket_dir = tempfile::Builder::new().prefix("treegraft-").permissions(Permissions::from_mode(0o700)).tempdir();
     let sharing = match &socket_dir {
-        Ok(dir) => Sharing::find(target, ssh, dir.path()).await,
-        Err(_) => None,
+        Ok(dir) if options.purpose == Purpose::Push => Sharing::find(target, ssh, dir.path()).await,
+        _ => None,
     };
     let ssh = &SshOptions { sharing, ..ssh.clone() };
     let (carrier, stream) = SshCarrier::start(target, ssh, attempt.reporter())?;
