@@ -2,7 +2,9 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use treegraft_wire::{
-    ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, login_command,
+    ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent,
+    lanes::LaneSecret,
+    login_command,
     question::{self, NAME_BYTES},
     stream::{Encoding, Reader, Writer},
 };
@@ -76,12 +78,15 @@ fn check_document<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>
     }
 }
 
-/// Checks a command of ssh, and a path in each form of it.
+/// Checks a command of ssh, and a path in each form of it; and the line of a lane, which stands at the beginning, too.
 ///
 /// # Panics
 ///
-/// When a path does not come back as it was, which is what fuzzing looks for.
+/// When a path or a line does not come back as it was, which is what fuzzing looks for.
 pub fn check_login_command(text: &str) {
+    if let Ok(secret) = LaneSecret::of_line(text.as_bytes()) {
+        assert_eq!(secret.line(), text, "there is one line for a secret");
+    }
     if let Some(path) = login_command::requested_path(text) {
         assert!(!path.is_empty() && !path.contains(char::is_control), "a path is one that can be shown");
         let encoded = login_command::encoded_command("exec \"$@\"", &["word"], &path);

@@ -15,6 +15,7 @@
 //!
 //! Over ssh both sides speak HTTP/2 on standard input and output. The receiving side first writes [`RECEIVE_BANNER`], so
 //! that whatever a login shell prints before it can be told from the protocol. [`login_command`] is what starts it.
+//! [`lanes`] are further connections of the same push.
 #![forbid(unsafe_code)]
 
 pub mod chunks;
