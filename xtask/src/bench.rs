@@ -31,11 +31,20 @@ pub(crate) struct BenchArgs {
     /// Where the servers' repositories are made; it needs three times the data's size.
     #[arg(long)]
     work: Option<PathBuf>,
+    /// Only cases whose names have this text, `100 ms` for example.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
-/// Round trip and width of the long link.
-const LONG_RTT: Duration = Duration::from_millis(100);
-const LONG_BYTES_PER_SEC: u64 = 100_000_000 / 8;
+/// A link with a round trip and a width that is the same both ways.
+const fn link(rtt_ms: u64, mbit_per_sec: u64) -> LinkOptions {
+    let bytes_per_sec = Some(mbit_per_sec * 1_000_000 / 8);
+    let one_way_delay = Duration::from_millis(rtt_ms / 2);
+    LinkOptions { one_way_delay, up_bytes_per_sec: bytes_per_sec, down_bytes_per_sec: bytes_per_sec }
+}
+
+/// The link of most cases.
+const FAR: LinkOptions = link(100, 100);
 
 /// What one run took.
 struct Sample {
@@ -44,7 +53,7 @@ struct Sample {
 }
 
 /// The memory that a push needs at most on each side.
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Peak {
     client_mib: Option<u64>,
     server_mib: Option<u64>,
@@ -101,56 +110,91 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
         config,
         places: Cell::new(0),
     };
-    bench.all(args.rounds)?;
+    bench.all(args.rounds, &args.only)?;
     fs::remove_dir_all(&bench.work).map_err(|source| file("remove", &bench.work, source))
 }
 
+/// One way of a case, of those that are run in turn.
+struct Way<'b> {
+    name: &'static str,
+    run: Box<dyn Fn() -> Result<Sample, TaskError> + 'b>,
+    /// A run that measures memory.
+    peak: Option<Box<dyn Fn() -> Result<Peak, TaskError> + 'b>>,
+}
+
+impl<'b> Way<'b> {
+    fn new(name: &'static str, run: impl Fn() -> Result<Sample, TaskError> + 'b) -> Self {
+        Self { name, run: Box::new(run), peak: None }
+    }
+}
+
 impl Bench {
-    fn all(&self, rounds: u32) -> Result<(), TaskError> {
+    fn all(&self, rounds: u32, only: &str) -> Result<(), TaskError> {
         println!("| case | way | seconds (min, median, max) | MB up | client MiB | server MiB |");
         println!("|---|---|---|---|---|---|");
-        let far = LinkOptions {
-            one_way_delay: LONG_RTT / 2,
-            up_bytes_per_sec: Some(LONG_BYTES_PER_SEC),
-            down_bytes_per_sec: Some(LONG_BYTES_PER_SEC),
-        };
         let empty = self.work.join("empty");
         shell::run(shell::command(&self.treegraft).arg("init").arg(&empty))?;
         let base = self.copy_of(&empty)?;
         let relay = SlowLink::start(self.sshd.addr(), LinkOptions::default());
-        let first_peak = self.push_into(&base, Source::Repo(1), relay.port(), Purpose::Memory)?;
+        let first_peak = self.push_into(&base, Source::Repo(1), &[], relay.port(), Purpose::Memory)?;
         let first_bytes = relay.carried_bytes(Direction::Up);
-        let peak = |source| self.push_into(&self.copy_of(&base)?, source, self.sshd.port(), Purpose::Memory);
-        let (update_peak, nothing_peak) = (peak(Source::Repo(2))?, peak(Source::Repo(1))?);
-        let builds_peak = peak(Source::BuildDirs(2))?;
+        drop(relay);
+        let case = |name: &str, ways: &[Way<'_>]| if name.contains(only) { run_case(name, ways, rounds) } else { Ok(()) };
 
-        let mut first = [Vec::new(), Vec::new()];
-        for _ in 0..rounds {
-            first[0].push(self.push_directly(&empty, Source::Repo(1), first_bytes)?);
-            first[1].push(self.rsync_and_commit_from(&empty)?);
-        }
-        report("first push, loopback", "treegraft push", &first[0], &first_peak);
-        report("first push, loopback", "rsync + `flatpak build-commit-from`", &first[1], &Peak::default());
+        let directly = || self.push_directly(&empty, Source::Repo(1), first_bytes);
+        let first = Way { peak: Some(Box::new(|| Ok(first_peak))), ..Way::new("treegraft push", directly) };
+        let by_hand = Way::new("rsync + `flatpak build-commit-from`", || self.rsync_and_commit_from(&empty));
+        case("first push, loopback", &[first, by_hand])?;
+        let first = self.pushing("treegraft push", &empty, Source::Repo(1), &[], link(100, 400));
+        case("first push, 100 ms, 400 Mbit/s", &[first])?;
 
-        let mut update = [Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()];
-        for _ in 0..rounds {
-            update[0].push(self.push(&base, Source::Repo(2), far)?);
-            update[1].push(self.rsync_objects(&base, far)?);
-            update[2].push(self.push(&base, Source::Repo(1), far)?);
-            update[3].push(self.login(far)?);
-            update[4].push(self.push(&base, Source::BuildDirs(2), far)?);
-        }
-        report("version 2, 100 ms, 100 Mbit/s", "treegraft push", &update[0], &update_peak);
-        report("version 2, 100 ms, 100 Mbit/s", "rsync of objects alone", &update[1], &Peak::default());
-        report("nothing new, 100 ms, 100 Mbit/s", "treegraft push", &update[2], &nothing_peak);
-        report("nothing new, 100 ms, 100 Mbit/s", "ssh login and `true`", &update[3], &Peak::default());
-        let builds = "version 2 from build directories, 100 ms, 100 Mbit/s";
-        report(builds, "treegraft push --build-dir", &update[4], &builds_peak);
-        self.exports(rounds)
+        let basis = self.data.join("repo-1").display().to_string();
+        let basis = ["--basis", basis.as_str()];
+        let update = |name, options, link| self.pushing(name, &base, Source::Repo(2), options, link);
+        let server = base.as_path();
+        let rsync = |link| Way::new("rsync of objects alone", move || self.rsync_objects(server, link));
+        case(
+            "version 2, 100 ms, 100 Mbit/s",
+            &[
+                update("treegraft push", &[], FAR),
+                update("treegraft push --basis", &basis, FAR),
+                update("treegraft push --compare never", &["--compare", "never"], FAR),
+                rsync(FAR),
+            ],
+        )?;
+        let near = link(20, 500);
+        case("version 2, 20 ms, 500 Mbit/s", &[update("treegraft push", &[], near), rsync(near)])?;
+        let nothing = self.pushing("treegraft push", &base, Source::Repo(1), &[], FAR);
+        let login = Way::new("ssh login and `true`", || self.login(FAR));
+        case("nothing new, 100 ms, 100 Mbit/s", &[nothing, login])?;
+        let builds = self.pushing("treegraft push --build-dir", &base, Source::BuildDirs(2), &[], FAR);
+        case("version 2 from build directories, 100 ms, 100 Mbit/s", &[builds])?;
+        self.exports(rounds, only)
+    }
+
+    /// A push into a copy of a server's repository over a link.
+    fn pushing<'b>(
+        &'b self,
+        name: &'static str,
+        server: &'b Path,
+        source: Source,
+        options: &'b [&'b str],
+        link: LinkOptions,
+    ) -> Way<'b> {
+        let peak = move || {
+            let relay = SlowLink::start(self.sshd.addr(), link);
+            self.push_into(&self.copy_of(server)?, source, options, relay.port(), Purpose::Memory)
+        };
+        let run = move || self.push(server, source, options, link);
+        Way { peak: Some(Box::new(peak)), ..Way::new(name, run) }
     }
 
     /// Exports the build directories of version 2 into an empty repository. One round of `flatpak build-export` takes minutes.
-    fn exports(&self, rounds: u32) -> Result<(), TaskError> {
+    fn exports(&self, rounds: u32, only: &str) -> Result<(), TaskError> {
+        let case = "both runtimes from build directories into an empty repository";
+        if !case.contains(only) {
+            return Ok(());
+        }
         let mut ours = Vec::new();
         let mut repo = self.place();
         for _ in 0..rounds {
@@ -167,7 +211,6 @@ impl Bench {
             export.args(["build-export", "--disable-sandbox", "--no-update-summary", "--runtime"]).arg(repo).arg(build);
             export
         })?;
-        let case = "both runtimes from build directories into an empty repository";
         report(case, "treegraft export", &ours, &Peak::default());
         report(case, "flatpak build-export", &[theirs], &Peak::default());
         let (ours, theirs) = (objects_bytes(&repo)?, objects_bytes(&theirs_repo)?);
@@ -208,11 +251,11 @@ impl Bench {
     }
 
     /// Pushes into a copy of a server's repository.
-    fn push(&self, server: &Path, source: Source, link: LinkOptions) -> Result<Sample, TaskError> {
+    fn push(&self, server: &Path, source: Source, options: &[&str], link: LinkOptions) -> Result<Sample, TaskError> {
         let copy = self.copy_of(server)?;
         let link = SlowLink::start(self.sshd.addr(), link);
         let start = Instant::now();
-        self.push_into(&copy, source, link.port(), Purpose::Time)?;
+        self.push_into(&copy, source, options, link.port(), Purpose::Time)?;
         Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes: link.carried_bytes(Direction::Up) })
     }
 
@@ -221,11 +264,18 @@ impl Bench {
     fn push_directly(&self, server: &Path, source: Source, up_bytes: u64) -> Result<Sample, TaskError> {
         let copy = self.copy_of(server)?;
         let start = Instant::now();
-        self.push_into(&copy, source, self.sshd.port(), Purpose::Time)?;
+        self.push_into(&copy, source, &[], self.sshd.port(), Purpose::Time)?;
         Ok(Sample { seconds: start.elapsed().as_secs_f64(), up_bytes })
     }
 
-    fn push_into(&self, server: &Path, source: Source, port: u16, purpose: Purpose) -> Result<Peak, TaskError> {
+    fn push_into(
+        &self,
+        server: &Path,
+        source: Source,
+        options: &[&str],
+        port: u16,
+        purpose: Purpose,
+    ) -> Result<Peak, TaskError> {
         let receive = self.work.join("receive");
         let (client_peak, server_peak) = (self.work.join("client-peak"), self.work.join("server-peak"));
         let measured = |peak: &Path| match purpose {
@@ -241,7 +291,7 @@ impl Bench {
         fs::write(&receive, script).map_err(|source| file("write", &receive, source))?;
         let mut push = shell::command("sh");
         push.arg("-c").arg(format!("exec {}'{program}' \"$@\"", measured(&client_peak))).arg("sh");
-        push.arg("push").arg("-F").arg(self.sshd.client_config());
+        push.arg("push").args(options).arg("-F").arg(self.sshd.client_config());
         match source {
             Source::Repo(version) => {
                 push.arg("--repo").arg(self.data.join(format!("repo-{version}")));
@@ -298,6 +348,24 @@ impl Bench {
         let seconds = timed(&mut ssh)?;
         Ok(Sample { seconds, up_bytes: link.carried_bytes(Direction::Up) })
     }
+}
+
+/// Runs the ways of a case in turn, and reports them.
+fn run_case(case: &str, ways: &[Way<'_>], rounds: u32) -> Result<(), TaskError> {
+    let mut peaks = Vec::new();
+    for way in ways {
+        peaks.push(way.peak.as_ref().map_or_else(|| Ok(Peak::default()), |peak| peak())?);
+    }
+    let mut samples: Vec<Vec<Sample>> = ways.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (way, samples) in ways.iter().zip(&mut samples) {
+            samples.push((way.run)()?);
+        }
+    }
+    for ((way, samples), peak) in ways.iter().zip(&samples).zip(&peaks) {
+        report(case, way.name, samples, peak);
+    }
+    Ok(())
 }
 
 /// Runs a program and writes the peak memory of its process to a file, in KiB.

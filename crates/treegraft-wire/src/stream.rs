@@ -203,9 +203,11 @@ impl<S: FnMut(Batch) -> io::Result<()>> ObjectWriter<'_, S> {
 
 impl<S: FnMut(Batch) -> io::Result<()>> Write for ObjectWriter<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let chunk = &bytes[..bytes.len().min(MAX_CHUNK_BYTES)];
+        const { assert!(BATCH_BYTES <= MAX_CHUNK_BYTES) };
+        // However much comes at once, batches stay small.
+        let chunk = &bytes[..bytes.len().min(BATCH_BYTES)];
         if !chunk.is_empty() {
-            let length = u32::try_from(chunk.len()).expect("at most 1 MiB");
+            let length = u32::try_from(chunk.len()).expect("at most a batch");
             self.stream.batch.extend_from_slice(&length.to_be_bytes());
             self.stream.batch.extend_from_slice(chunk);
             self.bytes += chunk.len() as u64;
