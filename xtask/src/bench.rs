@@ -139,7 +139,8 @@ impl Bench {
         let first_peak = self.push_into(&base, Source::Repo(1), &[], relay.port(), Purpose::Memory)?;
         let first_bytes = relay.carried_bytes(Direction::Up);
         drop(relay);
-        let case = |name: &str, ways: &[Way<'_>]| if name.contains(only) { run_case(name, ways, rounds) } else { Ok(()) };
+        let case =
+            |name: &str, ways: &[Way<'_>]| if name.contains(only) { run_case(name, ways, rounds) } else { Ok(()) };
 
         let directly = || self.push_directly(&empty, Source::Repo(1), first_bytes);
         let first = Way { peak: Some(Box::new(|| Ok(first_peak))), ..Way::new("treegraft push", directly) };
