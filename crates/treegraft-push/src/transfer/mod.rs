@@ -120,10 +120,10 @@ pub(crate) async fn transfer(
     if recipes > 0 {
         compare::spawn(&ends, compare, &mut tasks);
     }
+    // Threads that wait for objects must not wait on when this fails, or is given up since something else has failed.
+    let _ending = Ending(board);
     let mut total = Transferred::default();
-    let result = collect(&mut tasks, &mut total).await;
-    // The threads that wait for objects end with the tasks.
-    let wrongly_made = result.inspect_err(|_| board.give_up())?;
+    let wrongly_made = collect(&mut tasks, &mut total).await?;
     if wrongly_made.is_empty() {
         return Ok(total);
     }
@@ -134,6 +134,15 @@ pub(crate) async fn transfer(
     }
     collect(&mut tasks, &mut total).await?;
     Ok(total)
+}
+
+/// Gives the board up when it is dropped.
+struct Ending<'b>(&'b Board);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
 }
 
 /// Waits for all streams, and returns the objects that have to be sent again as a whole.

@@ -155,3 +155,29 @@ fn a_damaged_file_on_the_server_is_no_reason_to_fail() {
     assert_eq!((&report["status"], &report["sent_in_parts"]), (&"published".into(), &0.into()), "as a whole: {report}");
     assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "and whole it is there");
 }
+
+#[test]
+fn an_object_that_is_missing_here_ends_a_push_that_compares() {
+    let Some(site) = Site::new() else { return };
+    let folder = tree(&site);
+    let worker = site.worker("worker", RepoMode::Archive, &folder, BRANCH, 1_700_000_000);
+    site.push_local(&worker, &[]).ok();
+    let before = objects(&worker);
+    change(&folder, "something else");
+    site.worker("worker", RepoMode::Archive, &folder, BRANCH, 1_700_000_100);
+    let new: Vec<_> = objects(&worker).difference(&before).filter(|object| is_content(object)).cloned().collect();
+    let refs = site.ostree.refs(&site.server);
+    for object in &new {
+        let path = worker.join("objects").join(object);
+        let content = fs::read(&path).expect("an object can be read");
+        fs::remove_file(&path).expect("it can be deleted");
+        let run = site.push_local(&worker, &["--compare=always"]);
+        assert_eq!(run.code(), Some(1), "another try does not help: {}", run.report());
+        let name = object.replace('/', "").replace(".filez", "");
+        assert!(run.stderr_text().contains(&name), "{name} is named: {}", run.report());
+        assert_eq!(site.ostree.refs(&site.server), refs, "nothing is published");
+        fs::write(&path, content).expect("it can be written");
+    }
+    site.push_local(&worker, &["--compare=always"]).ok();
+    assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");
+}
