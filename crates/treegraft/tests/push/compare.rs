@@ -6,22 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use treegraft_testkit::{BuildDir, RepoMode, Run, Sshd, Version};
+use treegraft_testkit::{BuildDir, RepoMode, Run, SplitMix64, Sshd, Version};
 
 use crate::site::{Site, is_content, json, objects};
 
 const BRANCH: &str = "os/x86_64/stable";
 
-/// Text that no compression makes small, and that is another one for another seed.
+/// Bytes that no compression makes small, others for another seed.
 fn content(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(bytes).collect()
+    SplitMix64::new(seed).bytes(bytes)
 }
 
 /// A tree with a large file, some small ones and a link.
