@@ -54,6 +54,7 @@ pub fn check(template: &Template, data: &[u8]) {
         arguments: vec![said.into_os_string()],
         remote_command: None,
         bootstrap: Some(Arc::new(Bootstrap { program: FILES.program.clone(), directory: None })),
+        sharing: None,
         nonce: "nonce".to_owned(),
     };
     let target = SshTarget { user: None, host: "host".to_owned(), port: None, path: "repo".to_owned() };
