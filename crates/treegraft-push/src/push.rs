@@ -120,7 +120,7 @@ pub(crate) async fn push_once(
         return Ok(outcome(&source, opened, Plan::default(), Transferred::default()));
     }
 
-    let is_comparing = options.compare != Compare::Never && opened.features.iter().any(|feature| feature == CHUNKS);
+    let is_comparing = options.compare != Compare::Never && opened.has_feature(CHUNKS);
     let board = Board::new(&source, if is_comparing { Way::Recipes } else { Way::Whole });
     let feed = Feed::new(&board);
     feed_detached_metadata(&source, options, &opened, &feed)?;
@@ -133,8 +133,8 @@ pub(crate) async fn push_once(
     }
     let most = opened.limits.streams.max(1);
     let streams = Streams { whole: options.streams.clamp(1, most), most };
-    let knows_references = opened.features.iter().any(|feature| feature == REFERENCES);
-    let how = Comparison { compare: options.compare, basis: options.basis.clone().filter(|_| knows_references) };
+    let basis = options.basis.clone().filter(|_| opened.has_feature(REFERENCES));
+    let how = Comparison { compare: options.compare, basis };
     let transferring = transfer(client, &opened, &source, &reporter, &board, streams, how);
     let (plan, transferred) = both(planning, transferring).await?;
 

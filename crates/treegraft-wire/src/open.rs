@@ -29,6 +29,13 @@ pub struct OpenRequest {
     pub features: Vec<String>,
 }
 
+impl OpenRequest {
+    /// Tells whether the client knows a feature.
+    pub fn has_feature(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+}
+
 /// The feature of a client that reads the answer to an opening as [`OpenEvent`]s.
 pub const OPEN_EVENTS: &str = "open-events";
 
@@ -141,6 +148,13 @@ pub struct OpenAnswer {
     /// Sentences that the pusher should read.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+impl OpenAnswer {
+    /// Tells whether the server knows a feature.
+    pub fn has_feature(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
 }
 
 /// What a repository is.

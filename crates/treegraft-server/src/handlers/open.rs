@@ -20,7 +20,7 @@ pub(super) async fn post(connection: &Arc<Connection>, body: Incoming) -> Result
     // Before the body is read: it may be large.
     let slot = Arc::new(connection.pushes.push_slot()?);
     let request: OpenRequest = body::json(body).await?;
-    if !request.features.iter().any(|feature| feature == OPEN_EVENTS) {
+    if !request.has_feature(OPEN_EVENTS) {
         let answer = open(connection, slot, request, |_| ()).await?;
         return Ok(body::json_answer(StatusCode::CREATED, &answer));
     }
@@ -52,7 +52,7 @@ async fn open(
     mut waiting: impl FnMut(Waiting) + Send + 'static,
 ) -> Result<OpenAnswer, ApiError> {
     let (receiver, id, purpose) = (Arc::clone(&connection.receiver), connection.pushes.new_id(), request.purpose);
-    let wants_lanes = request.features.iter().any(|feature| feature == LANES);
+    let wants_lanes = request.has_feature(LANES);
     let session_slot = Arc::clone(&slot);
     let opening = move || Session::open(&receiver, id, session_slot, request, &mut waiting);
     let (session, mut answer) = blocking(&connection.receiver, opening).await?;
