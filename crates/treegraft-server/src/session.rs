@@ -15,7 +15,8 @@ use treegraft_wire::{
 };
 
 use crate::{
-    Receiver, bases,
+    Receiver,
+    bases::Relatives,
     budget::{self, Budget},
     earlier,
     error::{from_io, from_lock, from_publish, from_staging},
@@ -119,14 +120,15 @@ impl Session {
             waiting(Waiting { reason, waited_secs, holder: holder::of_repository(&receiver.repo) });
         });
         let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut waiting).map_err(from_lock)?;
-        let is_compared = receiver.settings.offer_chunks && request.features.iter().any(|feature| feature == CHUNKS);
+        let is_compared = receiver.settings.offer_chunks && request.has_feature(CHUNKS);
+        let relatives = Relatives::new(receiver);
         let mut refs = Vec::new();
         let mut bases = Vec::new();
         for offer in &request.refs {
             let Judged { head, verdict, published } = policy::judge(receiver, offer, None, offer.retry)?;
             notes.extend(published.and_then(|change| earlier::moved_on(offer, change, head)));
             let compared = if is_compared && verdict == Verdict::Publish {
-                bases::commits(receiver, &offer.name, head)
+                relatives.commits(&offer.name, head)
             } else {
                 Vec::new()
             };
