@@ -36,8 +36,8 @@ impl BasisRepo {
     pub(crate) fn find<'p>(&self, places: impl IntoIterator<Item = (&'p RefName, &'p str)>) -> Vec<Option<ContentId>> {
         let mut by_path = ByPath::new(&self.repo);
         let mut find = |(target, path): (&RefName, &str)| {
-            let (same, others): (Vec<_>, Vec<_>) = self.roots.iter().partition(|(name, _)| name == target);
-            let found = same.iter().chain(&others).find_map(|(_, root)| by_path.file(*root, path).ok().flatten());
+            let roots = |is_same| self.roots.iter().filter(move |(name, _)| (name == target) == is_same);
+            let found = roots(true).chain(roots(false)).find_map(|&(_, root)| by_path.file(root, path).ok().flatten());
             found.filter(|&id| self.repo.has(id.into()).unwrap_or(false))
         };
         places.into_iter().map(&mut find).collect()

@@ -149,7 +149,7 @@ pub(crate) async fn plan(
     options: &PushOptions,
     ahead: Walk,
     reporter: &dyn Reporter,
-    mut feed: Feed,
+    feed: Feed,
 ) -> Result<Plan, PushError> {
     let names_per_question = QUESTION_NAMES.min(opened.limits.question_names.max(1) as usize);
     let Walk { batches: walked, thread: walk, places, .. } =

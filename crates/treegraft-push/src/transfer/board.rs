@@ -42,7 +42,8 @@ pub(crate) enum Way {
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) object: PlannedObject,
-    pub(crate) place: FilePlace,
+    place: FilePlace,
+    weight: u64,
 }
 
 /// A file of which the server has an older version.
@@ -134,57 +135,43 @@ impl Board {
 
     /// Takes the next object that goes as it is stored. Waits until there is one, or until there will be none.
     pub(crate) fn next_whole(&self) -> Option<PlannedObject> {
-        self.next(State::take_whole)
+        self.wait_for(State::take_whole)
     }
 
-    /// Takes the next object of a probe, which may be one that could be compared.
+    /// Takes the next object of a probe, which may be one that could be compared. Waits as [`next_whole`](Self::next_whole).
     pub(crate) fn next_of_probe(&self) -> Option<PlannedObject> {
-        self.next(State::take_for_probe)
+        self.wait_for(State::take_for_probe)
     }
 
-    fn next(&self, take: impl Fn(&mut State) -> Option<PlannedObject>) -> Option<PlannedObject> {
+    /// Takes the next object that goes as a recipe, the largest first. Waits as [`next_whole`](Self::next_whole).
+    pub(crate) fn next_comparable(&self) -> Option<Comparable> {
+        self.wait_for(State::take_comparable)
+    }
+
+    /// Takes the next object that goes as a recipe, if there is one now.
+    pub(crate) fn try_comparable(&self) -> Option<Comparable> {
+        self.take(&mut self.state(), State::take_comparable)
+    }
+
+    fn wait_for<T>(&self, take: impl Fn(&mut State) -> Option<T>) -> Option<T> {
         let mut state = self.state();
-        loop {
-            if state.is_given_up {
-                return None;
-            }
-            if let Some(object) = take(&mut state) {
-                self.tell_if_over(&state);
-                return Some(object);
-            }
-            if state.is_over() {
-                return None;
+        while !state.is_over() {
+            let taken = self.take(&mut state, &take);
+            if taken.is_some() {
+                return taken;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 
-    /// Takes the next object that goes as a recipe, the largest first. Waits as [`next_whole`](Self::next_whole) does; before
-    /// it does, it calls `before_waiting`.
-    pub(crate) fn next_comparable<E>(
-        &self,
-        before_waiting: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Option<Comparable>, E> {
-        let mut before_waiting = Some(before_waiting);
-        let mut state = self.state();
-        loop {
-            if state.is_given_up || state.is_over() {
-                return Ok(None);
-            }
-            if state.way == Way::Recipes
-                && let Some((_, next)) = state.comparable.pop_last()
-            {
-                self.tell_if_over(&state);
-                return Ok(Some(next));
-            }
-            if let Some(before_waiting) = before_waiting.take() {
-                drop(state);
-                before_waiting()?;
-                state = self.state();
-                continue;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// Takes something, and wakes those who wait for what will not come any more.
+    fn take<T>(&self, state: &mut MutexGuard<'_, State>, take: impl Fn(&mut State) -> Option<T>) -> Option<T> {
+        let taken = if state.is_given_up { None } else { take(state) };
+        if taken.is_some() && state.is_over() {
+            self.tell_all(state);
         }
+        taken
     }
 
     /// Takes candidates that the server is to be asked about, the largest first. Nothing when there will be none.
@@ -193,7 +180,7 @@ impl Board {
             let changed = self.questions.notified();
             {
                 let mut state = self.state();
-                if state.is_given_up || state.is_over() {
+                if state.is_over() {
                     return None;
                 }
                 let question = self.take_question(&mut state);
@@ -212,10 +199,10 @@ impl Board {
             return question;
         }
         while state.way == Way::Recipes && question.len() < QUESTION_OBJECTS && bytes < QUESTION_BYTES {
-            let Some(((weight, _), candidate)) = state.candidates.pop_last() else { break };
+            let Some((_, candidate)) = state.candidates.pop_last() else { break };
             match self.places.get().and_then(|places| places.of(&candidate.place)) {
                 Some(place) => {
-                    bytes += weight;
+                    bytes += candidate.weight;
                     question.push((candidate, place));
                 }
                 None => state.whole.push_back(candidate.object),
@@ -231,11 +218,11 @@ impl Board {
     /// Takes the answer to a question.
     pub(crate) fn answered(&self, answers: impl IntoIterator<Item = (Candidate, Option<Older>)>) {
         let mut state = self.state();
-        for (Candidate { object, .. }, older) in answers {
+        for (Candidate { object, weight, .. }, older) in answers {
             state.asked -= 1;
             match older {
                 Some(older) => {
-                    let key = state.key(self.source.objects.weight(&object));
+                    let key = state.key(weight);
                     state.comparable.insert(key, Comparable { object, older });
                 }
                 None => state.whole.push_back(object),
@@ -298,8 +285,7 @@ impl Board {
 
     /// Tells whether everything was taken.
     pub(crate) fn is_over(&self) -> bool {
-        let state = self.state();
-        state.is_given_up || state.is_over()
+        self.state().is_over()
     }
 
     /// Takes all that is there, for a dry run.
@@ -309,15 +295,8 @@ impl Board {
         std::mem::take(&mut state.whole).into_iter().chain(candidates).collect()
     }
 
-    /// Wakes those who wait for what will not come any more.
-    fn tell_if_over(&self, state: &MutexGuard<'_, State>) {
-        if state.is_over() {
-            self.tell_all(state);
-        }
-    }
-
     fn tell_all(&self, state: &MutexGuard<'_, State>) {
-        if state.is_given_up || state.is_over() || !state.candidates.is_empty() {
+        if state.is_over() || !state.candidates.is_empty() {
             self.questions.notify_waiters();
         }
         self.changed.notify_all();
@@ -346,9 +325,17 @@ impl State {
         candidate.or_else(|| self.take_whole())
     }
 
+    fn take_comparable(&mut self) -> Option<Comparable> {
+        if self.way != Way::Recipes {
+            return None;
+        }
+        self.comparable.pop_last().map(|(_, comparable)| comparable)
+    }
+
+    /// Tells whether nothing is left to be sent, now or later.
     fn is_over(&self) -> bool {
         let is_empty = self.whole.is_empty() && self.candidates.is_empty() && self.comparable.is_empty();
-        self.is_planned && is_empty && self.asked == 0
+        self.is_given_up || self.is_planned && is_empty && self.asked == 0
     }
 
     fn key(&mut self, weight: u64) -> (u64, Reverse<u64>) {
@@ -363,20 +350,20 @@ impl Feed {
     }
 
     /// Says where files are found.
-    pub(crate) fn know_places(&mut self, places: &Arc<Places>) {
+    pub(crate) fn know_places(&self, places: &Arc<Places>) {
         // There is one plan for a board.
         let _ = self.0.places.set(Arc::clone(places));
     }
 
     /// Adds an object, and its place if the server may have an older version of it.
     pub(crate) fn add(&self, object: PlannedObject, place: Option<FilePlace>) {
-        let board = &self.0;
-        let mut state = board.state();
-        let weight = place.as_ref().map_or(0, |_| board.source.objects.weight(&object));
+        // It may take a look at the disk, for which nobody shall wait.
+        let weight = place.as_ref().map_or(0, |_| self.0.source.objects.weight(&object));
+        let mut state = self.0.state();
         match place {
             Some(place) if weight >= MIN_COMPARED_BYTES => {
                 let key = state.key(weight);
-                state.candidates.insert(key, Candidate { object, place });
+                state.candidates.insert(key, Candidate { object, place, weight });
             }
             _ => state.whole.push_back(object),
         }

@@ -90,7 +90,7 @@ pub(super) async fn send(ends: Ends, kind: Kind, seat: Option<Seat>) -> Result<S
     let first = move || match kind {
         Kind::Whole => board.next_whole().map(First::Whole),
         Kind::Probe { .. } => board.next_of_probe().map(First::Whole),
-        Kind::Recipes => board.next_comparable(|| Ok::<_, ()>(())).ok().flatten().map(First::Recipe),
+        Kind::Recipes => board.next_comparable().map(First::Recipe),
     };
     let Some(first) = tokio::task::spawn_blocking(first).await.map_err(|_| PushError::Worker)? else {
         return Ok(Stream::default());
@@ -277,11 +277,13 @@ impl Filler<'_> {
             total.recipes += 1;
             departure.all();
             self.reporter.event(Event::Sent { object: object.name });
-            current = self.board.next_comparable(|| {
+            current = self.board.try_comparable();
+            if current.is_none() && !self.board.is_over() {
                 // The server shall not wait for the end of an object that is here already.
                 writer.flush()?;
-                send(compressor.borrow_mut().flush()?)
-            })?;
+                send(compressor.borrow_mut().flush()?)?;
+                current = self.board.next_comparable();
+            }
         }
         writer.finish()?;
         send(compressor.into_inner().finish()?)?;
