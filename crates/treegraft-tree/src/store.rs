@@ -1,6 +1,6 @@
 //! Storing the objects of trees in a repository, on all cores.
 
-use treegraft_object::{ContentId, DecodeError, ObjectName, verify::VerifyError};
+use treegraft_object::{ContentId, ObjectName};
 use treegraft_repo::{Find, ReadError, Repo, Staging, StagingError};
 
 use crate::{HashOptions, TreeObjects, parallel};
@@ -65,9 +65,7 @@ impl TreeObjects {
         let (header, content_bytes, mut content) = self.open(id)?;
         let staged = staging.stage_plain(id, header, content_bytes, &mut content).map_err(|error| match error {
             // It cannot be anything else: what was hashed is not what was read now.
-            StagingError::Verify(
-                VerifyError::Checksum { .. } | VerifyError::Invalid { source: DecodeError::ContentSize { .. }, .. },
-            ) => StoreError::Read(self.changed(id)),
+            error if error.is_other_content() => StoreError::Read(self.changed(id)),
             error => error.into(),
         })?;
         if let Some(flush) = staging.due_flush(&staged) {

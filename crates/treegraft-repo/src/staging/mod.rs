@@ -51,7 +51,7 @@ use std::{
 };
 
 use treegraft_object::{
-    CommitId, ContentId, FileKind, ObjectKind, ObjectName,
+    CommitId, ContentId, DecodeError, FileKind, ObjectKind, ObjectName,
     verify::{self, VerifyError},
 };
 
@@ -205,6 +205,16 @@ impl StagingError {
             Self::Read(source) => source.is_temporary(),
             _ => false,
         }
+    }
+
+    /// Tells whether the content is not that of the object: it has another checksum or another size.
+    pub fn is_other_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Verify(
+                VerifyError::Checksum { .. } | VerifyError::Invalid { source: DecodeError::ContentSize { .. }, .. }
+            )
+        )
     }
 
     /// Returns the stable code.

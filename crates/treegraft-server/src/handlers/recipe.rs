@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use treegraft_object::{ContentId, DecodeError, ObjectKind, ObjectName, verify::VerifyError};
+use treegraft_object::{ContentId, ObjectKind, ObjectName, verify::VerifyError};
 use treegraft_repo::{Staged, Staging, StagingError};
 use treegraft_wire::{
     ApiError, ErrorCode,
@@ -61,9 +61,7 @@ pub(super) fn stage(
 fn made(name: ObjectName, staged: Result<Staged, StagingError>) -> Result<Option<Staged>, ApiError> {
     match staged {
         Ok(staged) => Ok(Some(staged)),
-        Err(StagingError::Verify(
-            VerifyError::Checksum { .. } | VerifyError::Invalid { source: DecodeError::ContentSize { .. }, .. },
-        )) => Ok(None),
+        Err(error) if error.is_other_content() => Ok(None),
         Err(StagingError::Verify(VerifyError::Read { name: of, source })) => {
             match source.get_ref().and_then(|error| error.downcast_ref::<RecipeError>()) {
                 // A damaged basis is no reason to refuse what could replace it.
