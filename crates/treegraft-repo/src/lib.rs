@@ -90,7 +90,7 @@ mod private_dir;
 pub mod prune;
 mod publish_lock;
 mod queue;
-mod random;
+pub mod random;
 mod ref_edit;
 mod refs;
 mod staging;

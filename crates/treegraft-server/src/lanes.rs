@@ -24,16 +24,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    process::geteuid,
-    rand::{GetRandomFlags, getrandom},
-};
+use rustix::process::geteuid;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     task::JoinSet,
 };
 use tokio_util::task::AbortOnDropHandle;
+use treegraft_repo::random;
 use treegraft_wire::lanes::LaneSecret;
 
 use crate::{
@@ -52,7 +50,7 @@ const RELAY_BYTES: usize = 512 << 10;
 
 /// Begins to take lanes for the pushes of a connection, until what is returned is dropped.
 pub(crate) fn listen(connection: &Arc<Connection>) -> io::Result<(LaneSecret, AbortOnDropHandle<()>)> {
-    let secret = random_secret()?;
+    let secret = LaneSecret::new(random::hex::<32>()?).map_err(io::Error::other)?;
     let listener = StdUnixListener::bind_addr(&address(&secret)?)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
@@ -126,12 +124,4 @@ fn is_same_user(stream: &UnixStream) -> bool {
 
 fn address(secret: &LaneSecret) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("treegraft-lane-{}", secret.address()))
-}
-
-fn random_secret() -> io::Result<LaneSecret> {
-    let mut bytes = [0; 32];
-    // So few bytes come at once or not at all.
-    getrandom(&mut bytes, GetRandomFlags::empty())?;
-    let digits = data_encoding::HEXLOWER.encode(&bytes);
-    LaneSecret::new(digits).map_err(io::Error::other)
 }

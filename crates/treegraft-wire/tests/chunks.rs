@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use proptest::prelude::*;
 use treegraft_object::{Checksum, ContentId, FileHeader, FileKind, Xattrs};
+use treegraft_testkit::SplitMix64;
 use treegraft_wire::chunks::{
     Basis, Place, PlaceError, RecipeError, RecipeReader, Signature, WINDOW_BYTES, decode_places, decode_signatures,
     encode_places, encode_signature, write_recipe, write_reference,
@@ -11,14 +12,7 @@ use treegraft_wire::chunks::{
 
 /// Bytes without a pattern, the same for the same seed.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(bytes).collect()
+    SplitMix64::new(seed).bytes(bytes)
 }
 
 fn header() -> FileHeader {

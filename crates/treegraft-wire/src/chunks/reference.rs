@@ -28,10 +28,10 @@ use super::{
 const SEGMENT_BYTES: usize = 2 << 20;
 
 /// How far around its own place a segment is compared, in bytes.
-const AROUND_BYTES: u64 = 1 << 20;
+const AROUND_BYTES: usize = 1 << 20;
 
 /// Longest prefix of a segment in bytes.
-const MAX_PREFIX_BYTES: usize = SEGMENT_BYTES + (2 << 20);
+const MAX_PREFIX_BYTES: usize = SEGMENT_BYTES + 2 * AROUND_BYTES;
 
 /// Longest frame of a segment that a server takes, in bytes: some more than the segment.
 const MAX_FRAME_BYTES: usize = SEGMENT_BYTES + (64 << 10);
@@ -70,8 +70,8 @@ pub fn write_reference(
         }
         let place = u128::from(done_bytes) * u128::from(basis_bytes) / u128::from(content_bytes.max(1));
         let place = u64::try_from(place).unwrap_or(basis_bytes).min(basis_bytes);
-        let start = place.saturating_sub(AROUND_BYTES);
-        let end = place.saturating_add(segment.len() as u64 + AROUND_BYTES).min(basis_bytes);
+        let start = place.saturating_sub(AROUND_BYTES as u64);
+        let end = place.saturating_add((segment.len() + AROUND_BYTES) as u64).min(basis_bytes);
         let length = usize::try_from(end - start).map_or(MAX_PREFIX_BYTES, |length| length.min(MAX_PREFIX_BYTES));
         let known = prefix.at(start, length)?;
         compress(&segment, known, &mut frame)?;

@@ -1,7 +1,6 @@
 //! `treegraft receive`: the far side of a push over ssh.
 
 use std::{
-    collections::VecDeque,
     fmt::Write as _,
     io::{self, IsTerminal},
     os::{
@@ -180,7 +179,7 @@ impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
 struct StandardStream {
     stream: Pin<Box<dyn Stream>>,
     /// What was read to see what it is, and is read once more.
-    unread: VecDeque<u8>,
+    unread: Vec<u8>,
 }
 
 impl StandardStream {
@@ -195,7 +194,7 @@ impl StandardStream {
         }
         let secret = LaneSecret::of_line(&begin).ok();
         if secret.is_none() {
-            self.unread = begin.into();
+            self.unread = begin;
         }
         Ok(secret)
     }
@@ -215,7 +214,7 @@ fn standard_stream() -> io::Result<StandardStream> {
         }
         _ => Box::pin(join(tokio::io::stdin(), tokio::io::stdout())),
     };
-    Ok(StandardStream { stream, unread: VecDeque::new() })
+    Ok(StandardStream { stream, unread: Vec::new() })
 }
 
 fn socket(descriptor: OwnedFd) -> io::Result<UnixStream> {
@@ -232,7 +231,8 @@ impl AsyncRead for StandardStream {
     ) -> Poll<io::Result<()>> {
         if !self.unread.is_empty() {
             let count = self.unread.len().min(buffer.remaining());
-            buffer.put_slice(&self.unread.drain(..count).collect::<Vec<_>>());
+            buffer.put_slice(&self.unread[..count]);
+            self.unread.drain(..count);
             return Poll::Ready(Ok(()));
         }
         self.stream.as_mut().poll_read(context, buffer)
