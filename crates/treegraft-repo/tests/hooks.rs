@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{commit, lock, open};
+use support::{commit, lock, open, turn};
 use treegraft_object::RefName;
 use treegraft_repo::{Closure, Find, Pending, Preview, Repo, Staging};
 use treegraft_testkit::{Ostree, RepoMode};
@@ -16,6 +16,7 @@ fn names(repo: &Repo) -> Vec<String> {
 
 #[test]
 fn a_record_is_found_when_its_owner_is_dead_and_by_one_only() {
+    let _turn = turn();
     let base = tempfile::tempdir().expect("a temporary directory");
     let repo = Repo::init(&base.path().join("repo"), None).expect("a repository can be made");
     assert!(Pending::orphans(&repo).expect("there is nothing").is_empty(), "no directory is no error");
@@ -40,6 +41,7 @@ fn a_record_is_found_when_its_owner_is_dead_and_by_one_only() {
 
 #[test]
 fn what_a_crash_leaves_of_a_record_is_no_record() {
+    let _turn = turn();
     let base = tempfile::tempdir().expect("a temporary directory");
     let repo = Repo::init(&base.path().join("repo"), None).expect("a repository can be made");
     drop(Pending::create(&repo, &lock(&repo), "one", b"1").expect("it can be recorded"));
@@ -55,6 +57,7 @@ fn what_a_crash_leaves_of_a_record_is_no_record() {
 
 #[test]
 fn a_preview_is_a_repository_for_ostree_and_for_us() {
+    let _turn = turn();
     let Some(ostree) = Ostree::find() else { return };
     let base = tempfile::tempdir().expect("a temporary directory");
     // A path that a key file has to quote.

@@ -8,10 +8,10 @@ use std::{
     ops::Deref,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
 };
 
-use support::{Pair, bytes, closure, commit, open, paths, stage, stage_all};
+use support::{Pair, bytes, closure, commit, open, paths, stage, stage_all, turn};
 use treegraft_object::{
     Checksum, CommitId, ContentHasher, ContentId, FileHeader, FileKind, ObjectKind, ObjectName, Xattrs,
 };
@@ -20,10 +20,6 @@ use treegraft_repo::{
     fault::{self, Stop},
 };
 use treegraft_testkit::{Ostree, RepoMode};
-
-/// One test at a time: a process that another one has just started has copies of all locks until it has become another
-/// program, and an interrupted push seems to be alive.
-static TURN: Mutex<()> = Mutex::new(());
 
 /// A pair of repositories, and the turn of the test that uses them.
 struct Place {
@@ -41,8 +37,8 @@ impl Deref for Place {
 
 /// A pair of repositories with a commit to push.
 fn pair() -> Option<(Ostree, Place, CommitId)> {
+    let turn = turn();
     let ostree = Ostree::find()?;
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let pair = Pair::new(&ostree);
     let id = commit(&ostree, &pair.source, "main", "the first");
     Some((ostree, Place { pair, _turn: turn }, id))
@@ -516,8 +512,8 @@ fn plain(bytes: usize) -> (FileHeader, Vec<u8>, ContentId) {
 
 #[test]
 fn plain_content_is_stored_in_the_form_of_the_repository() {
+    let _turn = turn();
     let Some(ostree) = Ostree::find() else { return };
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let base = tempfile::tempdir().expect("a temporary directory");
     for mode in [RepoMode::Archive, RepoMode::BareUser] {
         let path = base.path().join(mode.as_str());
@@ -548,8 +544,8 @@ fn plain_content_is_stored_in_the_form_of_the_repository() {
 
 #[test]
 fn plain_content_that_was_interrupted_is_adopted_by_the_same_boot_alone() {
+    let _turn = turn();
     let Some(ostree) = Ostree::find() else { return };
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let base = tempfile::tempdir().expect("a temporary directory");
     let path = base.path().join("repo");
     ostree.init(&path, RepoMode::BareUser, None);

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use treegraft_object::{CommitId, ObjectKind, ObjectName, RefName, gvariant::Dict};
@@ -14,6 +15,15 @@ use treegraft_repo::{
     Closure, Find, LockKind, PublishLock, RefEdit, RefTarget, Repo, RepoLock, Staging, Transaction, cache, summary,
 };
 use treegraft_testkit::{Ostree, RepoMode};
+
+/// One test of a program at a time: a process that another one has just started has copies of all locks until it has become
+/// another program, and who has died seems to be alive.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits for the turn of a test that must find locks free. It comes before anything that starts a process.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Most bytes of a test's content object.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;
