@@ -73,6 +73,18 @@ impl DirTree {
         DirTreeRef::decode(data).map(|tree| tree.to_owned())
     }
 
+    /// Returns the file of a name. The list must be sorted, as it is after [`decode`](Self::decode).
+    pub fn file(&self, name: &str) -> Option<ContentId> {
+        let index = self.files.binary_search_by(|(entry, _)| entry.as_str().cmp(name)).ok()?;
+        Some(self.files[index].1)
+    }
+
+    /// Returns the listing of a directory's name. The list must be sorted, as it is after [`decode`](Self::decode).
+    pub fn dir(&self, name: &str) -> Option<DirTreeId> {
+        let index = self.dirs.binary_search_by(|(entry, ..)| entry.as_str().cmp(name)).ok()?;
+        Some(self.dirs[index].1)
+    }
+
     /// Encodes the dirtree object. The lists must be sorted and their names valid.
     pub fn encode(&self) -> Vec<u8> {
         let mut files = ArrayWriter::new(1);

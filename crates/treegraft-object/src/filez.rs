@@ -16,7 +16,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::{
     ContentHasher, ContentId, DecodeError, FileHeader, FileKind,
-    deflate::{Deflater, PIECE_BYTES, Piece},
+    deflate::{Deflater, PIECE_BYTES, ParallelDeflater, Piece, Pieces},
     file_header::FRAME_BYTES,
     limits,
 };
@@ -26,6 +26,9 @@ const BUFFER_BYTES: usize = 128 << 10;
 
 /// Size of the first read: most objects are smaller, and clearing a buffer for each of them costs more than reading it.
 const FIRST_BUFFER_BYTES: usize = 8 << 10;
+
+/// Size of a content in bytes from which on threads compress it: less is done before others would wait for it.
+const LARGE_BYTES: u64 = 8 << 20;
 
 /// Why a `.filez` could not be processed.
 #[derive(Debug, thiserror::Error)]
@@ -217,8 +220,11 @@ pub fn write(
     let mut archived_bytes = header_bytes.len() as u64;
     let mut hasher = ContentHasher::new(header);
     if header.kind == FileKind::Regular {
-        archived_bytes +=
-            Deflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))?;
+        archived_bytes += if content_bytes < LARGE_BYTES {
+            Deflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))?
+        } else {
+            ParallelDeflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))?
+        };
     } else if content_bytes != 0 || read_some(content, &mut [0])? != 0 {
         return Err(size_differs(content_bytes, "a symlink has none"));
     }
@@ -229,14 +235,14 @@ pub fn write(
 fn deflate(
     content_bytes: u64,
     content: &mut impl Read,
-    deflater: &mut Deflater,
+    pieces: &mut impl Pieces,
     hasher: &mut ContentHasher,
     archived: &mut impl Write,
 ) -> Result<u64, FilezError> {
     let (mut left_bytes, mut archived_bytes) = (content_bytes, 0);
     loop {
         let piece_bytes = usize::try_from(left_bytes).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-        let piece = deflater.next_piece(piece_bytes);
+        let piece = pieces.next_piece(piece_bytes);
         let mut filled = 0;
         while filled < piece_bytes {
             match read_some(content, &mut piece[filled..])? {
@@ -249,9 +255,12 @@ fn deflate(
         if left_bytes == 0 && read_some(content, &mut [0])? != 0 {
             return Err(size_differs(content_bytes, "but there are more"));
         }
-        let compressed = deflater.compress(if left_bytes == 0 { Piece::Last } else { Piece::Inner });
-        archived.write_all(compressed).map_err(FilezError::Write)?;
-        archived_bytes += compressed.len() as u64;
+        let which = if left_bytes == 0 { Piece::Last } else { Piece::Inner };
+        let mut write = |compressed: &[u8]| {
+            archived_bytes += compressed.len() as u64;
+            archived.write_all(compressed)
+        };
+        pieces.compress(which, &mut write).map_err(FilezError::Write)?;
         if left_bytes == 0 {
             return Ok(archived_bytes);
         }

@@ -34,7 +34,12 @@ impl RefPattern {
 
     /// Tells whether the pattern covers a ref.
     pub fn covers(&self, name: &RefName) -> bool {
-        let mut parts = name.as_str().split('/');
+        self.covers_text(name.as_str())
+    }
+
+    /// Tells whether the pattern covers what others use as a ref, whatever its name.
+    pub fn covers_text(&self, name: &str) -> bool {
+        let mut parts = name.split('/');
         self.0.split('/').all(|pattern| parts.next().is_some_and(|part| fits(pattern.as_bytes(), part.as_bytes())))
     }
 

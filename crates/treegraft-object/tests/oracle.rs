@@ -216,8 +216,8 @@ fn files_of_all_edge_sizes_are_the_objects_that_ostree_makes() {
             .insert(format!("zeros-{size}"), TreeEntry::File(File { content: vec![0; size], ..noise.clone() }));
         directory.entries.insert(format!("noise-{size}"), TreeEntry::File(noise));
     }
-    // Those that are compressed in one piece and in more: noise, and what becomes much smaller.
-    for size in [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_500_000] {
+    // Those that are compressed in one piece, in more, and by more threads: noise, and what becomes much smaller.
+    for size in [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_500_000, (8 << 20) - 1, 8 << 20, (9 << 20) + 1] {
         let noise = File { mode: 0o644, xattrs: tree::Xattrs::new(), content: rng.bytes(size) };
         let numbers = (0_u32..).flat_map(|number| format!("{number} {:x}\n", number.wrapping_mul(40_503)).into_bytes());
         let numbers = File { content: numbers.take(size).collect(), ..noise.clone() };

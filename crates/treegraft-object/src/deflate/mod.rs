@@ -3,15 +3,17 @@
 //! libdeflate takes half the time of zlib-rs for the same size. But it compresses only what is in memory as a whole. So
 //! large content is cut into pieces, and the streams of the pieces become one: the last block of each but the last piece
 //! loses the mark that says so, and an empty stored block behind it fills the byte, as zlib's `Z_SYNC_FLUSH` does. Pieces of
-//! a MiB cost some thousandths in size.
+//! a MiB cost some thousandths in size. Several of them can be compressed at a time ([`ParallelDeflater`]).
 //!
 //! libdeflate is C. It sees only what is published from here, never what comes from elsewhere: that is inflated in Rust.
 
 mod last_block;
+mod parallel;
 
-use std::cell::Cell;
+use std::{cell::Cell, io, mem};
 
 use libdeflater::{CompressionLvl, Compressor};
+pub(crate) use parallel::ParallelDeflater;
 
 use self::last_block::PADDING_BYTES;
 
@@ -34,6 +36,16 @@ const DENSE_PERCENT: usize = 50;
 /// How much of a dense piece is compressed at once, in bytes: libdeflate makes a single block of it, as a rule, which is the
 /// last one already.
 const DENSE_BYTES: usize = 64 << 10;
+
+/// What compresses one content, piece by piece.
+pub(crate) trait Pieces {
+    /// Returns the buffer for the next piece of the content, which must be filled.
+    fn next_piece(&mut self, bytes: usize) -> &mut [u8];
+
+    /// Compresses the piece, and gives what is next in the stream as soon as it is known: all of it by the end of the last
+    /// piece.
+    fn compress(&mut self, which: Piece, write: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+}
 
 /// Compresses one content after the other, with buffers that it keeps.
 pub(crate) struct Deflater {
@@ -87,24 +99,14 @@ impl Deflater {
         }
     }
 
-    /// Returns the buffer for the next piece of the content, which must be filled.
-    pub(crate) fn next_piece(&mut self, bytes: usize) -> &mut [u8] {
-        if self.input.len() < bytes {
-            self.input.resize(bytes, 0);
-        }
-        self.piece_bytes = bytes;
-        &mut self.input[..bytes]
-    }
-
-    /// Compresses the piece and returns what it gives to the stream.
-    pub(crate) fn compress(&mut self, which: Piece) -> &[u8] {
+    /// Compresses a piece and returns what it gives to the stream.
+    fn compressed(&mut self, piece: &[u8], which: Piece) -> &[u8] {
         let is_dense = self.is_dense && self.level > DENSE_LEVEL;
         let (compressor, part_bytes) = if is_dense {
             (self.dense.get_or_insert_with(|| compressor(DENSE_LEVEL)), DENSE_BYTES)
         } else {
             (&mut self.compressor, PIECE_BYTES)
         };
-        let piece = &self.input[..self.piece_bytes];
         let (mut rest, mut bytes) = (piece, 0);
         loop {
             let (part, behind) = rest.split_at(rest.len().min(part_bytes));
@@ -124,6 +126,23 @@ impl Deflater {
         }
         self.is_dense = bytes * 100 > piece.len() * DENSE_PERCENT;
         &self.output[..bytes]
+    }
+}
+
+impl Pieces for Deflater {
+    fn next_piece(&mut self, bytes: usize) -> &mut [u8] {
+        if self.input.len() < bytes {
+            self.input.resize(bytes, 0);
+        }
+        self.piece_bytes = bytes;
+        &mut self.input[..bytes]
+    }
+
+    fn compress(&mut self, which: Piece, write: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let input = mem::take(&mut self.input);
+        let written = write(self.compressed(&input[..self.piece_bytes], which));
+        self.input = input;
+        written
     }
 }
 
@@ -175,18 +194,25 @@ mod tests {
 
     /// Compresses content in pieces of so many bytes.
     fn deflate(content: &[u8], level: u32, piece_bytes: usize) -> Vec<u8> {
-        Deflater::with(level, |deflater| {
-            let (mut rest, mut stream) = (content, Vec::new());
-            loop {
-                let (piece, behind) = rest.split_at(rest.len().min(piece_bytes));
-                deflater.next_piece(piece.len()).copy_from_slice(piece);
-                stream.extend(deflater.compress(if behind.is_empty() { Piece::Last } else { Piece::Inner }));
-                rest = behind;
-                if rest.is_empty() {
-                    return stream;
-                }
+        Deflater::with(level, |deflater| deflate_with(deflater, content, piece_bytes))
+    }
+
+    fn deflate_with(pieces: &mut impl Pieces, content: &[u8], piece_bytes: usize) -> Vec<u8> {
+        let (mut rest, mut stream) = (content, Vec::new());
+        loop {
+            let (piece, behind) = rest.split_at(rest.len().min(piece_bytes));
+            pieces.next_piece(piece.len()).copy_from_slice(piece);
+            let which = if behind.is_empty() { Piece::Last } else { Piece::Inner };
+            let mut keep = |bytes: &[u8]| {
+                stream.extend_from_slice(bytes);
+                Ok(())
+            };
+            pieces.compress(which, &mut keep).expect("memory takes it");
+            rest = behind;
+            if rest.is_empty() {
+                return stream;
             }
-        })
+        }
     }
 
     fn inflate(stream: &[u8]) -> Vec<u8> {
@@ -211,12 +237,37 @@ mod tests {
     }
 
     #[test]
+    fn several_threads_make_one_stream_and_always_the_same() {
+        for content in contents() {
+            for (level, piece_bytes) in [(0, 20_000), (6, 999), (6, 20_000), (6, 1 << 20), (9, 50_000)] {
+                let content = &content[..content.len().min(piece_bytes * 50)];
+                let stream = || ParallelDeflater::with(level, |deflater| deflate_with(deflater, content, piece_bytes));
+                let first = stream();
+                assert!(inflate(&first) == content, "level {level}, pieces of {piece_bytes} bytes");
+                assert!(stream() == first, "level {level}, pieces of {piece_bytes} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_end_with_what_is_given_up() {
+        let given_up = ParallelDeflater::with(6, |deflater| {
+            for _ in 0..3 {
+                deflater.next_piece(5).copy_from_slice(b"piece");
+                deflater.compress(Piece::Inner, &mut |_| Err(io::ErrorKind::StorageFull.into()))?;
+            }
+            Ok(())
+        });
+        assert_eq!(given_up.map_err(|error: io::Error| error.kind()), Err(io::ErrorKind::StorageFull));
+    }
+
+    #[test]
     fn the_last_block_is_found_in_what_others_compress() {
         for content in contents() {
             for level in [0, 1, 4, 6, 9] {
                 let mut stream = Vec::new();
                 let mut encoder = flate2::write::DeflateEncoder::new(&mut stream, flate2::Compression::new(level));
-                std::io::Write::write_all(&mut encoder, &content).expect("memory takes it");
+                io::Write::write_all(&mut encoder, &content).expect("memory takes it");
                 encoder.finish().expect("memory takes it");
                 let bytes = stream.len();
                 stream.resize(bytes + JOINT_BYTES.max(PADDING_BYTES), 0x55);
@@ -255,7 +306,13 @@ mod tests {
         let inner = Deflater::with(6, |outer| {
             outer.next_piece(5).copy_from_slice(b"outer");
             let inner = deflate(b"inner", 6, PIECE_BYTES);
-            assert_eq!(inflate(outer.compress(Piece::Last)), b"outer", "the outer one works on");
+            let mut stream = Vec::new();
+            let mut keep = |bytes: &[u8]| {
+                stream.extend_from_slice(bytes);
+                Ok(())
+            };
+            outer.compress(Piece::Last, &mut keep).expect("memory takes it");
+            assert_eq!(inflate(&stream), b"outer", "the outer one works on");
             inner
         });
         assert_eq!(inflate(&inner), b"inner", "the inner one is whole");
