@@ -55,7 +55,7 @@ use rustix::{
 };
 use treegraft_object::{CommitId, DirTreeId, ObjectKind, ObjectName};
 
-pub use self::rules::{Depth, ParseDepthError, RefPattern, Rules};
+pub use self::rules::{Depth, ParseDepthError, Rules, Selector};
 use self::{
     inventory::{FileClock, Inventory, Names},
     mark::Marker,

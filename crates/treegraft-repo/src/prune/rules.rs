@@ -1,8 +1,8 @@
 //! Which commits are kept: how far back from each ref.
 
-use std::{fmt, io, num::ParseIntError, os::fd::AsFd, str::FromStr};
+use std::{io, num::ParseIntError, os::fd::AsFd, str::FromStr};
 
-use treegraft_object::{CommitId, summary::Summary};
+use treegraft_object::{CommitId, InvalidName, RefPattern, summary::Summary};
 
 use super::PruneError;
 use crate::{
@@ -44,56 +44,48 @@ impl FromStr for Depth {
     }
 }
 
-/// A pattern for names of refs, in which `*` stands for any characters, `/` included.
+/// Which refs a depth is for: `PATTERN` for the repository's own, `REMOTE:PATTERN` for those of a remote,
+/// `COLLECTION:PATTERN` for those that are mirrored from another collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefPattern(String);
+pub struct Selector {
+    /// The remote or the collection.
+    origin: Option<String>,
+    pattern: RefPattern,
+}
 
-impl RefPattern {
-    /// Makes a pattern. Every text is one.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Tells whether the whole name fits.
-    pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.0.split('*');
-        let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = name.strip_prefix(first) else { return false };
-        let mut parts: Vec<&str> = parts.collect();
-        let Some(last) = parts.pop() else { return rest.is_empty() };
-        // The leftmost place for each part leaves the most for those behind it.
-        for part in parts {
-            match rest.find(part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            }
-        }
-        rest.ends_with(last)
+impl Selector {
+    fn selects(&self, origin: Option<&str>, name: &str) -> bool {
+        self.origin.as_deref() == origin && self.pattern.covers_text(name)
     }
 }
 
-impl fmt::Display for RefPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+impl FromStr for Selector {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (origin, pattern) = match text.split_once(':') {
+            Some((origin, pattern)) if !origin.is_empty() => (Some(origin.to_owned()), pattern),
+            _ => (None, text),
+        };
+        Ok(Self { origin, pattern: RefPattern::new(pattern)? })
     }
 }
 
 /// Which commits are kept. A ref's own commit always is.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The depth for refs that no pattern fits.
+    /// The depth for refs that nothing selects.
     pub depth: Depth,
     /// For these refs a commit stays as well when it, and all from the ref down to it, are not older than this. In seconds
     /// since 1970 UTC.
     pub younger_than_secs: Option<u64>,
-    /// Other depths for some refs; the first pattern that fits counts, and `younger_than_secs` does not hold for its refs. A
-    /// ref of a remote is `REMOTE:NAME`, a mirrored one `COLLECTION:NAME`.
-    pub patterns: Vec<(RefPattern, Depth)>,
+    /// Other depths for some refs. The first one that selects a ref counts, and `younger_than_secs` does not hold for it.
+    pub others: Vec<(Selector, Depth)>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { depth: Depth::All, younger_than_secs: None, patterns: Vec::new() }
+        Self { depth: Depth::All, younger_than_secs: None, others: Vec::new() }
     }
 }
 
@@ -110,8 +102,9 @@ impl Rule {
 }
 
 impl Rules {
-    fn of(&self, name: &str) -> Rule {
-        match self.patterns.iter().find(|(pattern, _)| pattern.matches(name)) {
+    /// Returns the rule for a ref of a remote or a collection, or of the repository itself.
+    fn of(&self, origin: Option<&str>, name: &str) -> Rule {
+        match self.others.iter().find(|(selector, _)| selector.selects(origin, name)) {
             Some(&(_, depth)) => Rule { depth, younger_than_secs: None },
             None => Rule { depth: self.depth, younger_than_secs: self.younger_than_secs },
         }
@@ -127,10 +120,10 @@ pub(super) struct Root {
 
 /// Returns all that names a commit now: refs of every kind, a publish that was cut off, and the summary that clients read.
 pub(super) fn roots(repo: &Repo, rules: &Rules) -> Result<Vec<Root>, PruneError> {
-    let mut roots = refs_below(repo, rules, "refs/heads", "")?;
+    let mut roots = refs_below(repo, rules, "refs/heads", None)?;
     for group in ["refs/remotes", "refs/mirrors"] {
         for directory in repo.subdirectories(group)? {
-            roots.extend(refs_below(repo, rules, &format!("{group}/{directory}"), &format!("{directory}:"))?);
+            roots.extend(refs_below(repo, rules, &format!("{group}/{directory}"), Some(&directory))?);
         }
     }
     roots.extend(journaled(repo, rules)?);
@@ -138,13 +131,13 @@ pub(super) fn roots(repo: &Repo, rules: &Rules) -> Result<Vec<Root>, PruneError>
     Ok(roots)
 }
 
-fn refs_below(repo: &Repo, rules: &Rules, directory: &str, prefix: &str) -> Result<Vec<Root>, PruneError> {
+fn refs_below(repo: &Repo, rules: &Rules, directory: &str, origin: Option<&str>) -> Result<Vec<Root>, PruneError> {
     let mut roots = Vec::new();
     for found in repo.list_refs(directory)? {
-        roots.push(Root { commit: found.commit?, rule: rules.of(&format!("{prefix}{}", found.target)) });
+        roots.push(Root { commit: found.commit?, rule: rules.of(origin, found.target.as_str()) });
     }
     for (name, commit) in repo.list_unnamed_refs(directory)? {
-        roots.push(Root { commit, rule: rules.of(&format!("{prefix}{name}")) });
+        roots.push(Root { commit, rule: rules.of(origin, &name) });
     }
     Ok(roots)
 }
@@ -166,9 +159,9 @@ fn journaled(repo: &Repo, rules: &Rules) -> Result<Vec<Root>, PruneError> {
     for edit in edits {
         let rule = match &edit.target {
             RefTarget::Mirror(collection, name) if repo.collection_id() != Some(collection) => {
-                rules.of(&format!("{collection}:{name}"))
+                rules.of(Some(collection.as_str()), name.as_str())
             }
-            target => rules.of(target.name().as_str()),
+            target => rules.of(None, target.name().as_str()),
         };
         roots.extend(edit.expected.into_iter().chain([edit.new]).map(|commit| Root { commit, rule }));
     }
@@ -189,45 +182,50 @@ fn summarized(repo: &Repo) -> Result<Vec<Root>, PruneError> {
 mod tests {
     use super::*;
 
+    fn others(list: &[(&str, Depth)]) -> Vec<(Selector, Depth)> {
+        list.iter().map(|&(text, depth)| (text.parse().expect("it is valid"), depth)).collect()
+    }
+
     #[test]
-    fn a_star_is_any_text() {
-        for (pattern, name, is_match) in [
-            ("main", "main", true),
-            ("main", "main2", false),
-            ("main", "a/main", false),
-            ("app/*", "app/org.example.App/x86_64/stable", true),
-            ("app/*", "runtime/org.example.App/x86_64/stable", false),
-            ("app/*/stable", "app/org.example.App/x86_64/stable", true),
-            ("app/*/stable", "app/org.example.App/x86_64/stable2", false),
-            ("*", "", true),
-            ("a*a", "a", false),
-            ("a*a", "aa", true),
-            ("*ab*ab*", "ab", false),
-            ("*ab*ab*", "xabyabz", true),
-            ("*a*ab", "aab", true),
-            ("*/x86_64/*", "app/org.example.App/x86_64/stable", true),
-            ("", "", true),
-            ("", "a", false),
+    fn patterns_are_for_refs_of_one_origin() {
+        for (text, origin, name, is_selected) in [
+            ("main", None, "main", true),
+            ("main", None, "main2", false),
+            ("main", Some("origin"), "main", false),
+            ("app/*/x86_64/stable", None, "app/org.example.App/x86_64/stable", true),
+            ("app/*/stable", None, "app/org.example.App/x86_64/stable", false),
+            ("*", None, "app/org.example.App/x86_64/stable", true),
+            ("*", None, "-a name that only libostree takes", true),
+            ("*", Some("origin"), "main", false),
+            ("origin:*", Some("origin"), "main", true),
+            ("origin:*", Some("origin2"), "main", false),
+            ("origin:*", None, "main", false),
+            ("org.example.Other:app", Some("org.example.Other"), "app/a/x86_64/stable", true),
         ] {
-            assert_eq!(RefPattern::new(pattern).matches(name), is_match, "`{pattern}` and `{name}`");
+            let selector: Selector = text.parse().expect("it is valid");
+            assert_eq!(selector.selects(origin, name), is_selected, "`{text}`, and `{name}` of {origin:?}");
+        }
+        for text in ["", ":", "origin:", ":main", "origin:**", "a:b:c", "a b"] {
+            assert!(text.parse::<Selector>().is_err(), "`{text}` selects nothing");
         }
     }
 
     #[test]
-    fn the_first_pattern_counts() {
+    fn the_first_one_that_selects_a_ref_counts() {
         let rules = Rules {
             depth: Depth::Parents(1),
             younger_than_secs: Some(7),
-            patterns: vec![
-                (RefPattern::new("app/*/stable"), Depth::All),
-                (RefPattern::new("app/*"), Depth::Parents(0)),
-                (RefPattern::new("origin:*"), Depth::Parents(9)),
-            ],
+            others: others(&[
+                ("app/*/*/stable", Depth::All),
+                ("app", Depth::Parents(0)),
+                ("origin:*", Depth::Parents(9)),
+            ]),
         };
-        assert_eq!(rules.of("app/a/x/stable").depth, Depth::All, "the first one fits");
-        assert_eq!(rules.of("app/a/x/beta"), Rule::ITSELF, "the second one does, and the age does not count for it");
-        assert_eq!(rules.of("origin:x").depth, Depth::Parents(9), "a remote's ref");
-        assert_eq!(rules.of("runtime/x"), Rule { depth: Depth::Parents(1), younger_than_secs: Some(7) }, "none fits");
+        assert_eq!(rules.of(None, "app/a/x/stable").depth, Depth::All, "the first one does");
+        assert_eq!(rules.of(None, "app/a/x/beta"), Rule::ITSELF, "the second one does, and the age does not count");
+        assert_eq!(rules.of(Some("origin"), "x").depth, Depth::Parents(9), "a remote's ref");
+        let usual = Rule { depth: Depth::Parents(1), younger_than_secs: Some(7) };
+        assert_eq!(rules.of(None, "runtime/x"), usual, "none does");
     }
 
     #[test]

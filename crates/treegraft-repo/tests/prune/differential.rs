@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use treegraft_repo::prune::{self, Depth, RefPattern, Report, Rules};
+use treegraft_repo::prune::{self, Depth, Report, Rules};
 use treegraft_testkit::{Flatpak, Ostree, SplitMix64};
 
 use crate::{
@@ -131,16 +131,16 @@ fn an_age_leaves_what_ostree_leaves() {
         let copies = Copies::of(&ostree, seed, Shape { has_common_history, has_mirrors: false });
         let younger_than_secs = 1_000_000 + 1000 * rng.below(1000) as u64;
         let mut args = vec![format!("--keep-younger-than=@{younger_than_secs}")];
-        let mut patterns = Vec::new();
+        let mut others = Vec::new();
         if !has_common_history {
             // libostree takes a depth of 0 for none, and then looks at the age after all.
             let (branch, parents) = (BRANCHES[rng.below(BRANCHES.len())], 1 + random_depth(&mut rng));
             args.push(format!("--retain-branch-depth={branch}={parents}"));
-            patterns.push((RefPattern::new(branch), Depth::Parents(parents)));
+            others.push((branch.parse().expect("it is valid"), Depth::Parents(parents)));
         }
         let theirs = copies.copy("theirs");
         ostree.prune(&theirs, &args.iter().map(String::as_str).collect::<Vec<_>>());
-        let rules = Rules { depth: Depth::Parents(0), younger_than_secs: Some(younger_than_secs), patterns };
+        let rules = Rules { depth: Depth::Parents(0), younger_than_secs: Some(younger_than_secs), others };
         let ours = pruned(&ostree, &copies, &rules);
         assert_eq!(contents(&ours), contents(&theirs), "with {args:?}");
     });

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use treegraft_object::{CommitId, ObjectKind, ObjectName, gvariant::Dict};
 use treegraft_repo::{
     Find, LockKind, RepoLock, deltas,
-    prune::{Depth, Event, PruneError, RefPattern, Rules},
+    prune::{Depth, Event, PruneError, Rules, Selector},
     summary,
 };
 use treegraft_testkit::{Ostree, RepoMode};
@@ -21,6 +21,10 @@ fn history(count: usize) -> Option<(Ostree, Pair, Vec<CommitId>)> {
     let pair = Pair::new(&ostree);
     let commits = (0..count).map(|number| commit(&ostree, &pair.target, "main", &format!("commit {number}"))).collect();
     Some((ostree, pair, commits))
+}
+
+fn selector(text: &str) -> Selector {
+    text.parse().expect("it is valid")
 }
 
 fn there(repo: &Path, commits: &[CommitId]) -> Vec<bool> {
@@ -126,23 +130,19 @@ fn depth_and_age_together_keep_what_either_keeps() {
         .into();
     for (rules, expected) in [
         (
-            Rules { depth: Depth::Parents(0), younger_than_secs: Some(150), patterns: vec![] },
+            Rules { depth: Depth::Parents(0), younger_than_secs: Some(150), others: vec![] },
             [false, false, false, true, true],
         ),
         (
-            Rules { depth: Depth::Parents(2), younger_than_secs: Some(150), patterns: vec![] },
+            Rules { depth: Depth::Parents(2), younger_than_secs: Some(150), others: vec![] },
             [false, false, true, true, true],
         ),
         (
-            Rules { depth: Depth::Parents(1), younger_than_secs: Some(60), patterns: vec![] },
+            Rules { depth: Depth::Parents(1), younger_than_secs: Some(60), others: vec![] },
             [false, true, true, true, true],
         ),
         (
-            Rules {
-                depth: Depth::All,
-                younger_than_secs: Some(1),
-                patterns: vec![(RefPattern::new("m*"), Depth::Parents(0))],
-            },
+            Rules { depth: Depth::All, younger_than_secs: Some(1), others: vec![(selector("m*"), Depth::Parents(0))] },
             [false, false, false, false, true],
         ),
     ] {
@@ -174,8 +174,8 @@ fn refs_with_common_history_keep_what_each_of_them_keeps() {
             let repo = pair.base.path().join("copy");
             support::copy(&pair.target, &repo);
             fs::write(repo.join("refs/heads").join(other), format!("{}\n", commits[4])).expect("it can be written");
-            let patterns = vec![(RefPattern::new(other), depth_of_other)];
-            let rules = Rules { younger_than_secs: Some(younger_than_secs), patterns, ..depth(0) };
+            let others = vec![(selector(other), depth_of_other)];
+            let rules = Rules { younger_than_secs: Some(younger_than_secs), others, ..depth(0) };
             prune(&repo, &rules);
             assert_eq!(there(&repo, &commits), expected, "with {rules:?}");
             ostree.fsck(&repo);
@@ -194,12 +194,12 @@ fn mirrors_and_remotes_are_refs_with_names_of_their_own() {
         fs::write(file, format!("{commit}\n")).expect("it can be written");
     }
     fs::remove_file(repo.join("refs/heads/main")).expect("it is there");
-    let patterns = vec![
-        (RefPattern::new("org.example.Other:*"), Depth::Parents(0)),
-        (RefPattern::new("origin:x"), Depth::Parents(0)),
-        (RefPattern::new("*"), Depth::All),
+    let others = vec![
+        (selector("org.example.Other:*"), Depth::Parents(0)),
+        (selector("origin:x"), Depth::Parents(0)),
+        (selector("*"), Depth::All),
     ];
-    prune(repo, &Rules { patterns, ..depth(0) });
+    prune(repo, &Rules { others, ..depth(0) });
     assert_eq!(there(repo, &commits), [false, true, false, true], "each ref keeps its own commit");
     ostree.fsck(repo);
 }

@@ -4,10 +4,10 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 use serde::Serialize;
-use treegraft_object::CommitId;
+use treegraft_object::{CommitId, InvalidName};
 use treegraft_repo::{
     Cleared, LockTimeout, Staging,
-    prune::{self, Depth, Pace, RefPattern, Report, Rules},
+    prune::{self, Depth, Pace, Report, Rules, Selector},
 };
 use treegraft_server::Pruned;
 
@@ -34,11 +34,12 @@ pub(crate) struct PruneArgs {
     /// Keep the N commits before each ref's own, or `all` [default: all, with `--keep-younger-than` 0]
     #[arg(long, value_name = "N")]
     depth: Option<Depth>,
-    /// Keep other numbers of commits for some refs: `*` in PATTERN is any text, the first pattern that fits counts
+    /// Keep other numbers of commits for some refs; the first pattern that covers a ref counts
     ///
-    /// For these refs `--keep-younger-than` does not count. Refs of remotes are `REMOTE:REF`, mirrored ones `COLLECTION:REF`.
+    /// PATTERN is the beginning of a ref in whole parts, `*` standing for any characters but `/`: `app/*/x86_64`. Refs of
+    /// remotes are `REMOTE:PATTERN`, mirrored ones `COLLECTION:PATTERN`. For these refs `--keep-younger-than` does not count.
     #[arg(long, value_name = "PATTERN=N", value_parser = depth_for)]
-    depth_for: Vec<(RefPattern, Depth)>,
+    depth_for: Vec<(Selector, Depth)>,
     /// Keep commits, too, that are younger: an age like `12h`, `30d` or `8w`, or a date like `2026-01-31`
     #[arg(long, value_name = "WHEN", value_parser = younger_than_secs)]
     keep_younger_than: Option<u64>,
@@ -122,7 +123,7 @@ fn prune(global: &GlobalArgs, args: &PruneArgs, progress: &mut PruneProgress) ->
     let rules = Rules {
         depth: args.depth.unwrap_or(usual),
         younger_than_secs: args.keep_younger_than,
-        patterns: args.depth_for.clone(),
+        others: args.depth_for.clone(),
     };
     if args.dry_run {
         let repo = global.open_repo()?;
@@ -213,12 +214,10 @@ fn summary(report: &Report) -> String {
 }
 
 /// Reads `PATTERN=N`.
-fn depth_for(text: &str) -> Result<(RefPattern, Depth), String> {
-    let (pattern, depth) = text.rsplit_once('=').ok_or("it has no `=` between the pattern and the number")?;
-    if pattern.is_empty() {
-        return Err("the pattern is empty".to_owned());
-    }
-    Ok((RefPattern::new(pattern), depth.parse().map_err(|error: prune::ParseDepthError| error.to_string())?))
+fn depth_for(text: &str) -> Result<(Selector, Depth), String> {
+    let (pattern, depth) = text.split_once('=').ok_or("it has no `=` between the pattern and the number")?;
+    let selector = pattern.parse().map_err(|error: InvalidName| error.to_string())?;
+    Ok((selector, depth.parse().map_err(|error: prune::ParseDepthError| error.to_string())?))
 }
 
 /// Reads an age or a date, and returns it in seconds since 1970.
@@ -288,10 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_may_have_equals_signs() {
-        let (pattern, depth) = depth_for("a=b*=3").expect("the last one counts");
-        assert_eq!((pattern.to_string().as_str(), depth), ("a=b*", Depth::Parents(3)));
-        for text in ["", "x", "=3", "x=", "x=y"] {
+    fn depths_are_for_patterns() {
+        let (selector, depth) = depth_for("origin:app/*=3").expect("it is valid");
+        assert_eq!((selector, depth), ("origin:app/*".parse().expect("it is valid"), Depth::Parents(3)));
+        for text in ["", "x", "=3", "x=", "x=y", "app/**=3", "a=b=3"] {
             assert!(depth_for(text).is_err(), "`{text}` says no depth");
         }
     }
