@@ -240,8 +240,9 @@ impl<'f> DownloadSizes<'f> {
 
 /// Looks at each file once, with all cores when there are many.
 fn file_sizes(find: &dyn Find, files: &[ContentId]) -> Result<Vec<(ContentId, u64)>, ReadError> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    if threads == 1 || files.len() < PARALLEL_FROM_FILES {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = if files.len() < PARALLEL_FROM_FILES { 1 } else { cores() };
+    if threads == 1 {
         return files.iter().map(|&id| file_size(find, id)).collect();
     }
     let next = AtomicUsize::new(0);

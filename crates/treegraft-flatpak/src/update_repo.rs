@@ -138,13 +138,14 @@ impl Default for UpdateRepo {
 }
 
 impl UpdateRepo {
-    /// Brings summary, index and appstream branches of the repository up to date.
-    pub fn run(&self, repo: &Path) -> Result<UpdateOutput, UpdateRepoError> {
+    /// Brings summary, index and appstream branches of a repository up to date, in the repository itself or in a directory
+    /// that stands for it. Errors name the repository.
+    pub fn run(&self, directory: &Path, repo: &Path) -> Result<UpdateOutput, UpdateRepoError> {
         let mut command = Command::new(&self.program);
         command.arg("build-update-repo");
         command.args(self.gpg_homedir.iter().map(|homedir| option("--gpg-homedir=", homedir)));
         command.args(self.gpg_keys.iter().map(|key| option("--gpg-sign=", key)));
-        command.arg(argument(repo));
+        command.arg(argument(directory));
         for variable in REMOVED_VARIABLES {
             command.env_remove(variable);
         }

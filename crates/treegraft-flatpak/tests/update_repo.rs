@@ -34,7 +34,7 @@ fn flatpak_writes_summary_index_and_appstream() {
     let folder = temporary();
     let repo = exported_app(&flatpak, folder.path());
     assert!(!repo.join("summary.idx").exists(), "the export alone writes no index");
-    UpdateRepo::default().run(&repo).expect("the update succeeds");
+    UpdateRepo::default().run(&repo, &repo).expect("the update succeeds");
     for name in ["summary", "summary.idx"] {
         assert!(repo.join(name).exists(), "`{name}` was written");
     }
@@ -54,7 +54,7 @@ fn summary_and_appstream_are_signed() {
         gpg_keys: vec![gpg.fingerprint().to_owned()],
         ..UpdateRepo::default()
     };
-    update.run(&repo).expect("the update succeeds");
+    update.run(&repo, &repo).expect("the update succeeds");
     for name in ["summary.sig", "summary.idx.sig"] {
         assert!(repo.join(name).exists(), "`{name}` was written");
     }
@@ -70,9 +70,10 @@ fn a_failure_tells_what_flatpak_said() {
     }
     let folder = temporary();
     let absent = folder.path().join("absent");
-    match UpdateRepo::default().run(&absent) {
+    let named = folder.path().join("named");
+    match UpdateRepo::default().run(&absent, &named) {
         Err(UpdateRepoError::Failed { repo, status, stderr, .. }) => {
-            assert_eq!((repo, status.code()), (absent, Some(1)), "the error names the repository and the exit code");
+            assert_eq!((repo, status.code()), (named, Some(1)), "the error names the repository and the exit code");
             assert!(stderr.starts_with("error: "), "it has the program's words: {stderr}");
         }
         other => panic!("an absent repository must be a failure, not {other:?}"),
@@ -82,7 +83,7 @@ fn a_failure_tells_what_flatpak_said() {
 #[test]
 fn an_absent_program_is_told_apart() {
     let update = UpdateRepo { program: "treegraft-test-no-such-flatpak".into(), ..UpdateRepo::default() };
-    let error = update.run(Path::new("/")).expect_err("there is no such program");
+    let error = update.run(Path::new("/"), Path::new("/")).expect_err("there is no such program");
     assert!(matches!(&error, UpdateRepoError::NotFound { program } if *program == update.program), "not {error:?}");
     assert!(!error.is_temporary(), "trying again does not install it");
 }

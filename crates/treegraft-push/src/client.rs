@@ -1,6 +1,13 @@
 //! The protocol's requests over one HTTP/2 connection.
 
-use std::{convert::Infallible, io};
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
@@ -16,7 +23,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use treegraft_object::ObjectName;
 use treegraft_wire::{
-    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, Published, PushId, Waiting,
+    API_ROOT, ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, PublishRequest, Published,
+    PushId, Waiting,
     chunks::{self, Place, Signature},
     keep_alive,
     question::{self, Presence, QuestionError},
@@ -88,6 +96,8 @@ type RequestBody = BoxBody<Bytes, io::Error>;
 #[derive(Debug, Clone)]
 pub struct Client {
     requests: http2::SendRequest<RequestBody>,
+    /// Pushes that were asked for.
+    opened: Arc<AtomicU64>,
     lanes: Option<SshLanes>,
 }
 
@@ -111,7 +121,7 @@ impl Client {
             .await?;
         // Its errors come back through the requests that are under way.
         tokio::spawn(connection);
-        Ok(Self { requests, lanes: None })
+        Ok(Self { requests, opened: Arc::default(), lanes: None })
     }
 
     /// Lets further connections be opened, if there is something to open them with.
@@ -126,6 +136,11 @@ impl Client {
         self.lanes.as_ref()
     }
 
+    /// Returns the name that the server gives to the push that is opened next, unless another one is opened meanwhile.
+    pub(crate) fn next_push(&self) -> PushId {
+        PushId::of_connection(self.opened.load(Ordering::Relaxed) + 1)
+    }
+
     /// Opens a push; `on_waiting` hears for whom the server waits, if the request asks for events.
     pub async fn open(
         &self,
@@ -133,6 +148,7 @@ impl Client {
         mut on_waiting: impl FnMut(&Waiting),
     ) -> Result<OpenAnswer, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::answer(&error))?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         let response = self.post("pushes".to_owned(), full(body)).await?;
         // A server that does not know events answers with the document alone.
         if response.headers().get(CONTENT_TYPE).is_none_or(|value| value != LINES) {
@@ -194,13 +210,15 @@ impl Client {
         json(self.send(request).await?).await
     }
 
-    /// Publishes what was sent; `on_event` hears how it goes.
+    /// Publishes what was sent, once the server has taken so many streams of objects; `on_event` hears how it goes.
     pub async fn publish(
         &self,
         push: &PushId,
+        streams: u64,
         mut on_event: impl FnMut(PublishEvent),
     ) -> Result<Published, ClientError> {
-        let response = self.post(format!("pushes/{}/publish", push.0), full(Vec::new())).await?;
+        let body = serde_json::to_vec(&PublishRequest { streams }).map_err(|error| ClientError::answer(&error))?;
+        let response = self.post(format!("pushes/{}/publish", push.0), full(body)).await?;
         let published = last_event(response, |event| match event {
             PublishEvent::Done { published } => Some(Ok(published)),
             PublishEvent::Failed { error } => Some(Err(Box::new(error).into())),

@@ -2,9 +2,9 @@
 //!
 //! A thread reads every dirtree that can be reached here, breadth first, and hands its name on; it begins while the
 //! connection is made. Questions about the dirtrees go to the server in large batches, several at a time, while the walk
-//! goes on. A dirtree below which the server has
-//! everything is done with. Of the others, files and dirmetas are asked for in the same way. What turns out to be missing
-//! goes to the senders at once: they begin after the first answer, not after the walk.
+//! goes on, and the first one together with the opening. A dirtree below which the server has everything is done with. Of
+//! the others, files and dirmetas are asked for in the same way. What turns out to be missing goes to the senders at once:
+//! they begin after the first answer, not after the walk.
 //!
 //! A dirtree that is missing here ends the walk there. That is no error as long as the server has it.
 //!
@@ -12,13 +12,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, task::JoinHandle};
 use treegraft_object::{CommitId, DirTree, DirTreeId, ObjectKind, ObjectName};
 use treegraft_repo::{Find, ReadError};
@@ -35,6 +34,13 @@ const QUESTION_NAMES: usize = 8192;
 /// Questions that wait for their answers at a time.
 const MAX_OPEN_QUESTIONS: usize = 16;
 
+/// Names in the first question, which goes along with the opening: no more than fit with it into the window that HTTP/2
+/// has before the server has said how large its own is.
+const FIRST_QUESTION_NAMES: usize = 1500;
+
+/// How long the opening waits for the first names. An ssh login takes longer.
+const FIRST_QUESTION_PATIENCE: Duration = Duration::from_millis(150);
+
 /// Batches of names between the walk and the questions.
 const WAITING_BATCHES: usize = 4;
 
@@ -50,8 +56,8 @@ pub struct PlannedObject {
 /// A file in a tree that is pushed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FilePlace {
-    directory: DirTreeId,
-    name: Box<str>,
+    pub(crate) directory: DirTreeId,
+    pub(crate) name: Box<str>,
 }
 
 /// Where the walk has found each dirtree first.
@@ -107,7 +113,7 @@ pub(crate) struct Plan {
 }
 
 /// A walk under way. Dropping it ends it.
-pub(crate) struct Walk {
+struct Walk {
     roots: Vec<Root>,
     places: Arc<Places>,
     names_per_batch: usize,
@@ -116,12 +122,6 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// Starts before the server has said anything: nearly always it wants all commits, and no others.
-    pub(crate) fn ahead(source: &Arc<Source>) -> Self {
-        let roots = (0..).zip(&source.commits).map(|(index, pushed)| (pushed.id, index)).collect();
-        Self::start(source, roots, QUESTION_NAMES)
-    }
-
     fn start(source: &Arc<Source>, roots: Vec<Root>, names_per_batch: usize) -> Self {
         let (sender, batches) = mpsc::channel(WAITING_BATCHES);
         let (source, from, places) = (Arc::clone(source), roots.clone(), Arc::<Places>::default());
@@ -130,14 +130,76 @@ impl Walk {
             tokio::task::spawn_blocking(move || walk(source.objects.find(), from, &found, names_per_batch, &sender));
         Self { roots, places, names_per_batch, batches, thread }
     }
+}
+
+/// What is done before the server has said anything: the walk, and the first question.
+pub(crate) struct Ahead {
+    walk: Walk,
+    first: Option<First>,
+}
+
+/// The first question, and its answer if that is there.
+struct First {
+    names: Batch,
+    push: PushId,
+    asking: BoxFuture<'static, Result<Vec<Presence>, ClientError>>,
+    answer: Option<Result<Vec<Presence>, ClientError>>,
+}
+
+impl Ahead {
+    /// Starts to walk: nearly always the server wants all commits, and no others.
+    pub(crate) async fn start(client: &Client, source: &Arc<Source>) -> Self {
+        let roots = (0..).zip(&source.commits).map(|(index, pushed)| (pushed.id, index)).collect();
+        let mut walk = Walk::start(source, roots, QUESTION_NAMES);
+        let names = tokio::time::timeout(FIRST_QUESTION_PATIENCE, walk.batches.recv()).await;
+        let first = names.ok().flatten().map(|names| {
+            let (client, push, asked) = (client.clone(), client.next_push(), names.clone());
+            let asking = {
+                let push = push.clone();
+                async move { client.missing(&push, &asked).await }.boxed()
+            };
+            First { names, push, asking, answer: None }
+        });
+        Self { walk, first }
+    }
 
     /// Goes on if it is the walk that is wanted, or starts that one.
     fn over(self, source: &Arc<Source>, roots: Vec<Root>, names_per_batch: usize) -> Self {
-        if self.roots == roots && self.names_per_batch == names_per_batch {
+        if self.walk.roots == roots && self.walk.names_per_batch == names_per_batch {
             return self;
         }
-        drop(self.batches);
-        Self::start(source, roots, names_per_batch)
+        drop(self.walk.batches);
+        Self { walk: Walk::start(source, roots, names_per_batch), first: None }
+    }
+
+    /// Opens a push, and asks the first question right behind: it costs no round trip of its own.
+    pub(crate) async fn beside<T>(&mut self, opening: impl Future<Output = T>) -> T {
+        let Some(first) = &mut self.first else { return opening.await };
+        let mut opening = pin!(opening);
+        tokio::select! {
+            // The opening is polled first, so that it is sent first.
+            biased;
+            opened = &mut opening => return opened,
+            answer = &mut first.asking => first.answer = Some(answer),
+        }
+        opening.await
+    }
+}
+
+impl First {
+    /// Waits for the answer, and asks again if it was not about this push.
+    async fn answer(self, client: Client, push: PushId) -> Answer {
+        let answer = match self.answer {
+            _ if self.push != push => None,
+            Some(answer) => Some(answer),
+            None => Some(self.asking.await),
+        };
+        let presence = match answer {
+            Some(Ok(presence)) => presence,
+            // A server that takes no question so early does not know the push.
+            _ => client.missing(&push, &self.names).await?,
+        };
+        Ok((self.names.into_iter().map(|name| (name, None)).collect(), presence))
     }
 }
 
@@ -147,15 +209,14 @@ pub(crate) async fn plan(
     source: &Arc<Source>,
     opened: &OpenAnswer,
     options: &PushOptions,
-    ahead: Walk,
+    ahead: Ahead,
     reporter: &dyn Reporter,
     feed: Feed,
 ) -> Result<Plan, PushError> {
     let names_per_question = QUESTION_NAMES.min(opened.limits.question_names.max(1) as usize);
-    let Walk { batches: walked, thread: walk, places, .. } =
-        ahead.over(source, roots(source, opened, options)?, names_per_question);
+    let Ahead { walk, first } = ahead.over(source, roots(source, opened, options)?, names_per_question);
+    let Walk { batches: walked, thread: walk, places, .. } = walk;
     feed.know_places(&places);
-    let asked = Arc::new(AtomicU64::new(0));
     let planner = Planner {
         client,
         push: &opened.push,
@@ -168,9 +229,8 @@ pub(crate) async fn plan(
         seen: HashSet::new(),
         pending: Vec::new(),
         plan: Plan::default(),
-        asked,
     };
-    let plan = planner.run(walked).await?;
+    let plan = planner.run(first, walked).await?;
     walk.await.map_err(|_| PushError::Worker)??;
     reporter.event(Event::Planned);
     Ok(plan)
@@ -226,6 +286,9 @@ type Batch = Vec<ObjectName>;
 /// An object that the server is asked about; where it is, if the server may have an older file there.
 type Asked = (ObjectName, Option<FilePlace>);
 
+/// What was asked about, and what the server has of it.
+type Answer = Result<(Vec<Asked>, Vec<Presence>), ClientError>;
+
 /// Walks commits and dirtrees, each once, and sends their names in batches.
 fn walk(
     find: &dyn Find,
@@ -249,6 +312,7 @@ fn walk(
             trees.push_back((commit.root_tree, ref_index));
         }
     }
+    let mut enough = FIRST_QUESTION_NAMES.min(names_per_batch);
     while let Some((id, ref_index)) = trees.pop_front() {
         batch.push(id.into());
         if let Some(data) = read_metadata(find, id.into())? {
@@ -260,9 +324,12 @@ fn walk(
             );
             trees.extend(new.iter().map(|&&(_, tree, _)| (tree, ref_index)));
         }
-        if batch.len() >= names_per_batch && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
-            // The planner has failed and says why.
-            return Ok(());
+        if batch.len() >= enough {
+            enough = names_per_batch;
+            if batches.blocking_send(std::mem::take(&mut batch)).is_err() {
+                // The planner has failed and says why.
+                return Ok(());
+            }
         }
     }
     let _ = batches.blocking_send(batch);
@@ -284,12 +351,16 @@ struct Planner<'p> {
     /// Files and dirmetas that will be asked for when there are enough of them.
     pending: Vec<Asked>,
     plan: Plan,
-    asked: Arc<AtomicU64>,
 }
 
 impl Planner<'_> {
-    async fn run(mut self, mut walked: mpsc::Receiver<Batch>) -> Result<Plan, PushError> {
+    async fn run(mut self, first: Option<First>, mut walked: mpsc::Receiver<Batch>) -> Result<Plan, PushError> {
         let mut questions = FuturesUnordered::new();
+        if let Some(first) = first {
+            self.seen.extend(&first.names);
+            self.count(first.names.len());
+            questions.push(first.answer(self.client.clone(), self.push.clone()).boxed());
+        }
         let mut is_walking = true;
         loop {
             tokio::select! {
@@ -303,12 +374,12 @@ impl Planner<'_> {
                     None => is_walking = false,
                 },
                 Some(answer) = questions.next(), if !questions.is_empty() => {
-                    let (asked, presence): (Vec<Asked>, Vec<Presence>) = answer?;
+                    let (asked, presence) = answer?;
                     for ((name, place), presence) in asked.into_iter().zip(presence) {
                         self.take(name, place, presence)?;
                     }
                     self.feed.announce();
-                    while self.pending.len() >= self.names_per_question {
+                    while self.pending.len() >= self.names_per_question && questions.len() < MAX_OPEN_QUESTIONS {
                         // From the end: what is split off has no room for more, what stays has.
                         let full = self.pending.split_off(self.pending.len() - self.names_per_question);
                         questions.push(self.ask(full));
@@ -330,18 +401,19 @@ impl Planner<'_> {
         }
     }
 
-    fn ask(
-        &mut self,
-        asked: Vec<Asked>,
-    ) -> impl Future<Output = Result<(Vec<Asked>, Vec<Presence>), ClientError>> + use<> {
-        self.plan.objects += asked.len() as u64;
-        let objects = self.asked.fetch_add(asked.len() as u64, Ordering::Relaxed) + asked.len() as u64;
-        self.reporter.event(Event::Compared { objects });
+    fn ask(&mut self, asked: Vec<Asked>) -> BoxFuture<'static, Answer> {
+        self.count(asked.len());
         let (client, push) = (self.client.clone(), self.push.clone());
         async move {
             let presence = client.missing(&push, asked.iter().map(|(name, _)| name)).await?;
             Ok((asked, presence))
         }
+        .boxed()
+    }
+
+    fn count(&mut self, asked: usize) {
+        self.plan.objects += asked as u64;
+        self.reporter.event(Event::Compared { objects: self.plan.objects });
     }
 
     /// Draws the consequences of one answer.

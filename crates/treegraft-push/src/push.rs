@@ -1,20 +1,21 @@
 //! A push from its opening to what was published.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{cell::Cell, pin::pin, sync::Arc, time::Duration};
 
+use tokio::sync::oneshot;
 use treegraft_flatpak::GraftOptions;
 use treegraft_object::{ObjectName, RefName};
 use treegraft_wire::{
-    GraftMode, OPEN_EVENTS, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, RefChange, RefOffer, Resumed,
-    RetriedOffer, Verdict,
+    GraftMode, OPEN_EVENTS, OpenAnswer, OpenRequest, Published, PublishedRef, Purpose, PushId, RefChange, RefOffer,
+    Resumed, RetriedOffer, Verdict,
     chunks::{CHUNKS, REFERENCES},
     lanes::LANES,
 };
 
 use crate::{
     BasisRepo, Client, ClientError, Event, PlannedObject, PushError, Reporter, Source,
-    plan::{Plan, Walk, plan},
-    transfer::{Board, Compare, Comparison, Feed, Streams, Transferred, Way, transfer},
+    plan::{Ahead, Plan, plan},
+    transfer::{Board, Compare, Feed, TransferOptions, Transferred, Way, transfer},
 };
 
 /// Object streams when nothing else is said: reading, framing and HTTP/2 overlap, and each keeps a thread of the server
@@ -111,9 +112,9 @@ pub(crate) async fn push_once(
     reporter: Arc<dyn Reporter>,
     retried: Option<&[RetriedOffer]>,
 ) -> Result<Outcome, PushError> {
-    let ahead = Walk::ahead(&source);
     let request = request(client, &source, options, retried);
-    let opened = client.open(&request, |waiting| reporter.event(Event::Waiting(waiting))).await?;
+    let mut ahead = Ahead::start(client, &source).await;
+    let opened = ahead.beside(client.open(&request, |waiting| reporter.event(Event::Waiting(waiting)))).await?;
     check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));
     if opened.refs.iter().all(|state| state.verdict == Verdict::Unchanged) {
@@ -124,29 +125,89 @@ pub(crate) async fn push_once(
     let board = Board::new(&source, if is_comparing { Way::Recipes } else { Way::Whole });
     let feed = Feed::new(&board);
     feed_detached_metadata(&source, options, &opened, &feed)?;
-    let planning = plan(client, &source, &opened, options, ahead, &*reporter, feed);
+    // On the heap, as the transfer: both keep much.
+    let planning = Box::pin(plan(client, &source, &opened, options, ahead, &*reporter, feed));
     if options.purpose == Purpose::DryRun {
         let plan = planning.await?;
         let mut outcome = outcome(&source, opened, plan, Transferred::default());
         outcome.planned = board.drain();
         return Ok(outcome);
     }
-    let most = opened.limits.streams.max(1);
-    let streams = Streams { whole: options.streams.clamp(1, most), most };
-    let basis = options.basis.clone().filter(|_| opened.has_feature(REFERENCES));
-    let how = Comparison { compare: options.compare, basis };
-    let transferring = transfer(client, &opened, &source, &reporter, &board, streams, how);
-    let (plan, transferred) = both(planning, transferring).await?;
-
-    reporter.event(Event::Transferred);
-    let published = client.publish(&opened.push, |event| reporter.event(Event::Publishing(&event))).await?;
+    let most_streams = opened.limits.streams.max(1);
+    let how = TransferOptions {
+        streams: options.streams.clamp(1, most_streams),
+        most_streams,
+        compare: options.compare,
+        basis: options.basis.clone().filter(|_| opened.has_feature(REFERENCES)),
+    };
+    if let (None, Some(basis)) = (&how.basis, &options.basis) {
+        // The server takes no references.
+        basis.references.end();
+    }
+    let (departed, all_departed) = oneshot::channel();
+    let transferring = Box::pin(transfer(client, &opened, &source, &reporter, &board, how, departed));
+    let publication = Publication { client, push: &opened.push, reporter: &*reporter, has_begun: Cell::new(false) };
+    let (plan, transferred, Published { refs, notes }) =
+        publication.beside(both(planning, transferring), all_departed).await?;
     let mut outcome = outcome(&source, opened, plan, transferred);
-    let Published { refs, notes } = published;
     check_refs(&source, refs.iter().map(|published| &published.name))?;
     outcome.refs = refs;
     outcome.is_found = false;
     outcome.notes.extend(notes);
     Ok(outcome)
+}
+
+/// The publication of a push, which is asked for before it is known that everything has arrived: that is for the server to
+/// wait for, and saves a round trip.
+struct Publication<'p> {
+    client: &'p Client,
+    push: &'p PushId,
+    reporter: &'p dyn Reporter,
+    has_begun: Cell<bool>,
+}
+
+impl Publication<'_> {
+    /// Publishes when everything has left, and returns when everything has arrived and is published.
+    async fn beside(
+        &self,
+        moving: impl Future<Output = Result<(Plan, Transferred), PushError>>,
+        all_departed: oneshot::Receiver<u64>,
+    ) -> Result<(Plan, Transferred, Published), PushError> {
+        let moving = async {
+            let moved = moving.await?;
+            self.begin();
+            Ok::<_, PushError>(moved)
+        };
+        let publishing = async {
+            match all_departed.await {
+                // What the streams are told explains a failure, so it is waited for.
+                Ok(streams) => Ok(self.run(streams).await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let ((plan, transferred), published) = tokio::try_join!(moving, publishing)?;
+        let published = match published {
+            Err(_) if transferred.is_sent_again => self.run(transferred.streams).await?,
+            published => published?,
+        };
+        Ok((plan, transferred, published))
+    }
+
+    async fn run(&self, streams: u64) -> Result<Published, ClientError> {
+        self.client
+            .publish(self.push, streams, |event| {
+                self.begin();
+                self.reporter.event(Event::Publishing(&event));
+            })
+            .await
+    }
+
+    /// Tells once that everything was transferred.
+    fn begin(&self) {
+        if !self.has_begun.replace(true) {
+            self.reporter.event(Event::Transferred);
+        }
+    }
 }
 
 fn request(client: &Client, source: &Source, options: &PushOptions, retried: Option<&[RetriedOffer]>) -> OpenRequest {

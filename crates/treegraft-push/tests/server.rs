@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Called, Reply, Worker, answer, push_to, push_with};
+use support::{Called, Reply, Worker, answer, opened_with, push_to, push_with};
 use tokio::sync::Notify;
 use treegraft_object::CommitId;
 use treegraft_push::{ClientError, Event, PushError, PushOptions, Reporter};
@@ -32,9 +32,9 @@ fn code(error: &PushError) -> Option<ErrorCode> {
 type Lie = (&'static str, &'static str, fn(&Called) -> Reply);
 
 const LIES: [Lie; 12] = [
-    ("an opening about no refs", "pushes", |_| answer(201, support::opened_with(&json!([])))),
+    ("an opening about no refs", "pushes", |_| answer(201, opened_with(&json!([])))),
     ("an opening about another ref", "pushes", |_| {
-        answer(201, support::opened_with(&json!([{ "name": "other", "verdict": "publish" }])))
+        answer(201, opened_with(&json!([{ "name": "other", "verdict": "publish" }])))
     }),
     ("an opening that is no JSON", "pushes", |_| answer(201, "welcome")),
     ("an answer too short", "missing", |_| answer(200, "")),
@@ -63,6 +63,90 @@ async fn an_answer_that_is_none_is_told_as_such() {
         .await
         .expect_err(lie);
         assert!(is_invalid_answer(&error), "{lie} is no broken connection and no panic: {error:?}");
+    }
+}
+
+/// Each answer that was waited for would cost a round trip.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_need_not_be_waited_for_is_not() {
+    let worker = Worker::new();
+    worker.commit("main", &[b"content"], None);
+    let (asked, publishing) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let options = PushOptions { streams: 1, ..PushOptions::default() };
+    let outcome = push_to(&worker, &options, move |called| {
+        let (asked, publishing) = (Arc::clone(&asked), Arc::clone(&publishing));
+        async move {
+            match called.path.as_str() {
+                "pushes" => asked.notified().await,
+                "pushes/1/missing" => asked.notify_one(),
+                "pushes/1/objects" => publishing.notified().await,
+                "pushes/1/publish" => {
+                    assert_eq!(called.body, "{\"streams\":1}", "it is said what the publication needs");
+                    publishing.notify_one();
+                }
+                _ => {}
+            }
+            Ok(None)
+        }
+    })
+    .await
+    .expect("the push goes through");
+    assert_eq!(outcome.sent_objects, 4, "a commit, a tree, a dirmeta and a file");
+}
+
+/// A server takes a bounded number of questions at a time, however many files there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_questions_are_asked_at_a_time_than_a_server_takes() {
+    let worker = Worker::new();
+    let files: Vec<Vec<u8>> = (0..400_u16).map(|index| index.to_be_bytes().to_vec()).collect();
+    worker.commit("main", &files.iter().map(Vec::as_slice).collect::<Vec<_>>(), None);
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let highest = Arc::clone(&most);
+    let outcome = push_to(&worker, &PushOptions::default(), move |called| {
+        let (open, most) = (Arc::clone(&open), Arc::clone(&highest));
+        async move {
+            if called.path == "pushes" {
+                let mut opened = opened_with(&json!([{ "name": "main", "verdict": "publish" }]));
+                opened["limits"]["question_names"] = 4.into();
+                return Ok(Some(answer(201, opened)));
+            }
+            if called.path.ends_with("missing") {
+                most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                open.fetch_sub(1, Ordering::SeqCst);
+            }
+            Ok(None)
+        }
+    })
+    .await
+    .expect("the push goes through");
+    assert_eq!(outcome.compared_objects, 403, "every object was asked for");
+    let most = most.load(Ordering::SeqCst);
+    assert!((2..=17).contains(&most), "several at a time, and not all of them: {most}");
+}
+
+/// A server may not know the push before it is open, or give it another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_was_too_early_is_asked_again() {
+    for name in ["1", "another"] {
+        let worker = Worker::new();
+        worker.commit("main", &[b"content"], None);
+        let early = Arc::new(AtomicUsize::new(0));
+        let outcome = push_to(&worker, &PushOptions::default(), move |called| {
+            let early = Arc::clone(&early);
+            async move {
+                if called.path == "pushes" && name != "1" {
+                    let mut opened = opened_with(&json!([{ "name": "main", "verdict": "publish" }]));
+                    opened["push"] = name.into();
+                    return Ok(Some(answer(201, opened)));
+                }
+                let is_first = called.path == "pushes/1/missing" && early.fetch_add(1, Ordering::Relaxed) == 0;
+                Ok(is_first.then(|| answer(404, json!({ "code": "unknown-push", "detail": "there is none" }))))
+            }
+        })
+        .await
+        .expect("the push goes through");
+        assert_eq!(outcome.compared_objects, 4, "every object was asked for once");
     }
 }
 
@@ -155,7 +239,8 @@ async fn a_history_without_the_head_is_refused_before_anything_is_sent() {
     let (result, requests) = push_exactly(&worker, false, elsewhere).await;
     let error = result.expect_err("the head is not an ancestor");
     assert_eq!(code(&error), Some(ErrorCode::NotFastForward), "the same code as from the server: {error:?}");
-    assert_eq!(requests.len(), 1, "nothing was sent after the push was opened: {requests:?}");
+    let is_early = |called: &Called| ["pushes", "pushes/1/missing"].contains(&called.path.as_str());
+    assert!(requests.iter().all(is_early), "nothing was sent after the push was opened: {requests:?}");
 
     let (result, requests) = push_exactly(&worker, false, first).await;
     result.expect("the head is the parent");

@@ -23,12 +23,10 @@ impl<'f> ByPath<'f> {
         let (directories, file) = path.rsplit_once('/').unwrap_or(("", path));
         let mut tree = root;
         for name in directories.split('/').filter(|name| !name.is_empty()) {
-            let dirs = &self.tree(tree)?.dirs;
-            let Ok(index) = dirs.binary_search_by(|(entry, ..)| entry.as_str().cmp(name)) else { return Ok(None) };
-            tree = dirs[index].1;
+            let Some(below) = self.tree(tree)?.dir(name) else { return Ok(None) };
+            tree = below;
         }
-        let files = &self.tree(tree)?.files;
-        Ok(files.binary_search_by(|(entry, _)| entry.as_str().cmp(file)).ok().map(|index| files[index].1))
+        Ok(self.tree(tree)?.file(file))
     }
 
     fn tree(&mut self, id: DirTreeId) -> Result<&DirTree, ReadError> {

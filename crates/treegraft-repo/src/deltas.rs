@@ -43,9 +43,6 @@ const SUPERBLOCK: &str = "superblock";
 /// The key of the list, in an index and in the summary.
 pub(crate) const KEY: &str = "ostree.static-deltas";
 
-/// Mode of directories before the umask, as libostree makes them.
-const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o775);
-
 static BASE64: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = Specification::new();
     specification.symbols.push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+_");
@@ -237,7 +234,7 @@ fn write_index(
     }
     let index = Dict::from_iter([(KEY, to_variant(deltas.iter().copied()))]);
     let write = || {
-        let dir = durable::make_dirs(repo.dir(), &directory, DIRECTORY_MODE, lock.durability())?;
+        let dir = durable::make_dirs(repo.dir(), &directory, durable::DIRECTORY_MODE, lock.durability())?;
         durable::replace(&dir, &file, &index.encode(), lock.durability())?;
         lock.durability().sync_dir(&dir)
     };

@@ -77,6 +77,9 @@ pub(crate) fn open_dir(base: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(openat(base, path, flags, Mode::empty())?)
 }
 
+/// The mode of directories in the repository, before the umask, as libostree and Flatpak have it.
+pub(crate) const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o775);
+
 /// Opens a directory below `base` and makes it and the ones above it when they are missing.
 ///
 /// New directories are durable on return. `mode` is before the umask.

@@ -10,7 +10,10 @@ use std::{
 use nix::libc;
 use treegraft_object::CollectionId;
 
-use crate::{Mode, OpenError, Repo};
+use crate::{
+    Mode, OpenError, Repo,
+    durable::{DIRECTORY_MODE, FILE_MODE},
+};
 
 /// The directories of a new repository in libostree's order. `objects` comes last: it makes the directory a repository.
 const DIRECTORIES: [&str; 9] = [
@@ -25,12 +28,6 @@ const DIRECTORIES: [&str; 9] = [
     "tmp/cache",
     "objects",
 ];
-
-/// Mode of directories before the umask, as libostree makes them.
-const DIRECTORY_MODE: u32 = 0o775;
-
-/// Mode of `config`, whatever the umask, as libostree writes it: every client of a server reads it.
-const CONFIG_MODE: u32 = 0o644;
 
 /// Where `config` is written before it gets its name.
 const TEMPORARY_CONFIG: &str = ".config.new";
@@ -84,7 +81,11 @@ impl Repo {
     /// After a crash the path holds no repository, because `objects` comes last; the next call finishes what is there.
     pub fn init(path: &Path, collection_id: Option<&CollectionId>) -> Result<Self, InitError> {
         let fail = |path: &Path, source| InitError::Io { path: path.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(|source| fail(path, source))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE.bits())
+            .create(path)
+            .map_err(|source| fail(path, source))?;
         check_empty(path)?;
         write_config(path, collection_id).map_err(|source| fail(&path.join("config"), source))?;
         for directory in DIRECTORIES {
@@ -92,7 +93,7 @@ impl Repo {
                 // Everything else is durable before the directory is a repository.
                 sync_directories(path).map_err(|source| fail(path, source))?;
             }
-            if let Err(error) = fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path.join(directory)) {
+            if let Err(error) = fs::DirBuilder::new().mode(DIRECTORY_MODE.bits()).create(path.join(directory)) {
                 if error.kind() != io::ErrorKind::AlreadyExists {
                     return Err(fail(&path.join(directory), error));
                 }
@@ -134,11 +135,12 @@ fn write_config(path: &Path, collection_id: Option<&CollectionId>) -> io::Result
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(CONFIG_MODE)
+        .mode(FILE_MODE.bits())
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(&temporary)?;
     file.write_all(text.as_bytes())?;
-    file.set_permissions(fs::Permissions::from_mode(CONFIG_MODE))?;
+    // Whatever the umask: every client of a server reads it.
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE.bits()))?;
     file.sync_all()?;
     fs::rename(&temporary, path.join("config"))
 }

@@ -21,6 +21,7 @@
 //!     journal                          the refs of a publish that is going on; absent when there is none  journal
 //!     pending/<name>                   work that has to follow a publish, until it is done              pending
 //!     preview/                         what is about to be published, as a repository                   preview
+//!     draft/                           the repository, for another program that writes a summary        draft
 //!     staging/<random>/                one for each push                                                staging
 //!         lock, boot-id, XX/<62 digits>.<ext>
 //! ```
@@ -56,6 +57,7 @@
 //! * In [`Repo::init`]: a directory without `objects`, which is no repository; the next `init` finishes it.
 //! * While receiving: a staging area whose lock is free. The next push adopts what is in it.
 //! * While publishing: objects without a ref, which harm nothing, or a journal, which the next publish carries out.
+//! * While another program writes a summary: a [`Draft`], which the next one replaces.
 //! * In [`prune`]: objects without a ref.
 //!
 //! # Limits
@@ -72,6 +74,7 @@ mod closure;
 mod config;
 pub mod deltas;
 mod detached;
+mod draft;
 mod durable;
 pub mod fault;
 mod find;
@@ -105,6 +108,7 @@ pub use by_path::ByPath;
 pub use closure::{Closure, KnownObjects, MAX_MISSING_NAMES};
 pub use config::{Config, ConfigError, DEFAULT_ZLIB_LEVEL, LockTimeout, MinFreeSpace};
 pub use detached::{DetachedMetadataError, write_detached_metadata};
+pub use draft::Draft;
 pub use find::{ArchivedFile, Find, ReadError};
 pub use init::InitError;
 pub use key_file::{KeyFile, KeyFileError};

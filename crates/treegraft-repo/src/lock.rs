@@ -18,6 +18,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    ops::ControlFlow,
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
@@ -65,6 +66,14 @@ pub enum LockError {
         /// The processes that seemed to hold it, where the system tells: texts for messages.
         holders: Vec<String>,
     },
+    /// The caller no longer wanted the lock that somebody else held.
+    #[error("Gave up waiting for `{path}` after {waited_secs} s", path = path.display())]
+    GivenUp {
+        /// The lock file.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited_secs: u64,
+    },
     /// The lock file could not be opened or locked.
     #[error("Could not lock `{path}`", path = path.display())]
     Io {
@@ -89,12 +98,24 @@ impl LockError {
         Self::Timeout { path: path.to_owned(), waited_secs: waited.as_secs(), holders: holders::of(path) }
     }
 
+    pub(crate) fn given_up(path: &Path, waited: Duration) -> Self {
+        Self::GivenUp { path: path.to_owned(), waited_secs: waited.as_secs() }
+    }
+
     /// Tells whether a later try may succeed.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Timeout { .. } => true,
+            Self::Timeout { .. } | Self::GivenUp { .. } => true,
             Self::Io { source, .. } => crate::find::is_temporary(source),
         }
+    }
+}
+
+/// Makes a callback for waiting that never gives up.
+pub(crate) fn patiently(waiting: &mut dyn FnMut(Duration)) -> impl FnMut(Duration) -> ControlFlow<()> {
+    move |waited| {
+        waiting(waited);
+        ControlFlow::Continue(())
     }
 }
 
@@ -134,6 +155,16 @@ impl FileLock {
         timeout: LockTimeout,
         waiting: &mut dyn FnMut(Duration),
     ) -> Result<Self, LockError> {
+        Self::acquire_while(path, kind, timeout, &mut patiently(waiting))
+    }
+
+    /// Waits for the lock as [`acquire`](Self::acquire) does, as long as `waiting` says so.
+    pub fn acquire_while(
+        path: &Path,
+        kind: LockKind,
+        timeout: LockTimeout,
+        waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
+    ) -> Result<Self, LockError> {
         let mut file = open_lock_file(path)?;
         let mut waited = Duration::ZERO;
         let mut pause = FIRST_PAUSE;
@@ -142,7 +173,9 @@ impl FileLock {
                 Ok(lock) => return Ok(lock),
                 Err(file) => file,
             };
-            waiting(waited);
+            if waiting(waited).is_break() {
+                return Err(LockError::given_up(path, waited));
+            }
             let left = match timeout {
                 LockTimeout::Forever => MAX_PAUSE,
                 LockTimeout::Secs(secs) => Duration::from_secs(secs.into()).saturating_sub(waited),
@@ -193,6 +226,16 @@ impl RepoLock {
         Self::acquire_within(repo, kind, repo.config().lock_timeout, waiting)
     }
 
+    /// Waits for the lock as [`acquire`](Self::acquire) does, as long as `waiting` says so, which is asked at least once a
+    /// second.
+    pub fn acquire_while(
+        repo: &Repo,
+        kind: LockKind,
+        waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
+    ) -> Result<Self, LockError> {
+        Self::acquire_within_while(repo, kind, repo.config().lock_timeout, waiting)
+    }
+
     /// Waits for the lock as [`acquire`](Self::acquire) does, at most as long as is told.
     pub fn acquire_within(
         repo: &Repo,
@@ -200,8 +243,17 @@ impl RepoLock {
         timeout: LockTimeout,
         waiting: &mut dyn FnMut(Duration),
     ) -> Result<Self, LockError> {
+        Self::acquire_within_while(repo, kind, timeout, &mut patiently(waiting))
+    }
+
+    fn acquire_within_while(
+        repo: &Repo,
+        kind: LockKind,
+        timeout: LockTimeout,
+        waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
+    ) -> Result<Self, LockError> {
         let lock = if repo.config().locking && repo.is_writable() {
-            Some(FileLock::acquire(&repo.path().join(".lock"), kind, timeout, waiting)?)
+            Some(FileLock::acquire_while(&repo.path().join(".lock"), kind, timeout, waiting)?)
         } else {
             None
         };

@@ -45,7 +45,7 @@ impl<'l> Preview<'l> {
     ) -> io::Result<Self> {
         let repo_path = fs::canonicalize(repo.path())?;
         let path = repo_path.join(private_dir::NAME).join(PREVIEW);
-        remove(&path)?;
+        private_dir::remove_tree(&path)?;
         let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         make(&path)?;
         let preview = Self { path, _lock: lock };
@@ -77,14 +77,7 @@ impl<'l> Preview<'l> {
 impl Drop for Preview<'_> {
     fn drop(&mut self) {
         // What stays is removed by the next one.
-        let _ = remove(&self.path);
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        let _ = private_dir::remove_tree(&self.path);
     }
 }
 

@@ -10,13 +10,18 @@
 //!   download-sizes, …       caches, which may be lost
 //!   pending/<name>          work that has to follow a publish
 //!   preview/                a repository to look at what is about to be published
+//!   draft/                  a repository in which another program writes a summary
 //!   staging/<random>/       objects of a push that are not published
 //! ```
 //!
 //! It is not in libostree's `tmp/`, because libostree adopts or deletes what it finds there. Only its owner may enter, so
 //! that a web server that serves the repository as another user does not serve unpublished objects.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::Mode;
 
@@ -36,4 +41,12 @@ pub(crate) fn open(repo: &Repo) -> io::Result<OwnedFd> {
 /// Returns its path, for messages.
 pub(crate) fn path(repo: &Repo) -> PathBuf {
     repo.path().join(NAME)
+}
+
+/// Removes a directory with all that is in it, if it is there. Links are not followed.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

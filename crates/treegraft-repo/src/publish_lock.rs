@@ -17,6 +17,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, Read as _},
+    ops::ControlFlow,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -32,6 +33,7 @@ use crate::{
     durable::{self, Durability},
     fault,
     journal::{self, Journal},
+    lock::patiently,
     private_dir, queue,
     ref_edit::{self, RefEdit, RefEditError},
 };
@@ -176,6 +178,15 @@ impl PublishLock {
     /// `waiting` is called after each failed try with the time waited so far. Recovery holds the repository's lock shared,
     /// so that no prune takes away what it is about to refer to; the caller must not hold it exclusively.
     pub fn acquire(repo: &Repo, waiting: &mut dyn FnMut(Duration)) -> Result<Self, PublishError> {
+        Self::acquire_while(repo, &mut patiently(waiting))
+    }
+
+    /// Waits for the lock as [`acquire`](Self::acquire) does, as long as `waiting` says so, which is asked at least once a
+    /// second. Whoever has the lock is not asked any more, except before a recovery.
+    pub fn acquire_while(
+        repo: &Repo,
+        waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
+    ) -> Result<Self, PublishError> {
         let path = private_dir::path(repo);
         let fail = |source| PublishError::Io { path: path.clone(), source };
         let private = private_dir::open(repo).map_err(fail)?;
@@ -185,15 +196,19 @@ impl PublishLock {
     }
 
     /// Takes the lock and recovers if a publish was cut off. Nothing is returned when none was, or when somebody else has the
-    /// lock: then they recover, or are in the middle of a publish of their own.
-    pub fn recover(repo: &Repo) -> Result<Option<Self>, PublishError> {
+    /// lock: then they recover, or are in the middle of a publish of their own. `waiting` is asked while another process holds
+    /// the repository's lock.
+    pub fn recover(
+        repo: &Repo,
+        waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, PublishError> {
         if !Self::is_recovery_needed(repo)? {
             return Ok(None);
         }
         let path = private_dir::path(repo);
         let private = private_dir::open(repo).map_err(|source| PublishError::Io { path: path.clone(), source })?;
         match FileLock::try_acquire(&path.join(LOCK), LockKind::Exclusive)? {
-            Some(lock) => Self::recovering(repo, private, path, lock, &mut |_| ()).map(Some),
+            Some(lock) => Self::recovering(repo, private, path, lock, waiting).map(Some),
             None => Ok(None),
         }
     }
@@ -203,7 +218,7 @@ impl PublishLock {
         private: OwnedFd,
         path: PathBuf,
         lock: FileLock,
-        waiting: &mut dyn FnMut(Duration),
+        waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
     ) -> Result<Self, PublishError> {
         let fail = |source| PublishError::Io { path: path.clone(), source };
         // What a crash has left would be taken for ours.
@@ -222,7 +237,7 @@ impl PublishLock {
                 this.recovered = Some(Recovered { outcome: Outcome::Torn, refs: Vec::new() });
             }
             Some(Journal::Edits(edits)) => {
-                let _lock = RepoLock::acquire(repo, LockKind::Shared, waiting)?;
+                let _lock = RepoLock::acquire_while(repo, LockKind::Shared, waiting)?;
                 this.recovered = Some(this.replay(repo, edits)?);
             }
         }

@@ -22,6 +22,7 @@
 use std::{
     fs::File,
     io,
+    ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     thread,
@@ -59,7 +60,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// How long the publish lock may be free while others are before us. The first one looks a hundred times as often.
 const MAX_FREE: Duration = Duration::from_secs(3);
 
-/// Waits in the queue and takes the lock, at most for `timeout`.
+/// Waits in the queue and takes the lock, at most for `timeout`, and as long as `waiting` says so.
 ///
 /// `waiting` is called after each look with the time waited so far, the first time with zero.
 pub(crate) fn acquire(
@@ -67,7 +68,7 @@ pub(crate) fn acquire(
     private: impl AsFd,
     lock_path: &Path,
     timeout: LockTimeout,
-    waiting: &mut dyn FnMut(Duration),
+    waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
 ) -> Result<FileLock, LockError> {
     let path = private_dir::path(repo).join(QUEUE);
     let fail = |source| LockError::Io { path: path.clone(), source };
@@ -90,7 +91,9 @@ pub(crate) fn acquire(
             };
             free = Duration::ZERO;
         }
-        waiting(waited);
+        if waiting(waited).is_break() {
+            return Err(LockError::given_up(lock_path, waited));
+        }
         let left = match timeout {
             LockTimeout::Forever => MAX_PAUSE,
             LockTimeout::Secs(secs) => Duration::from_secs(secs.into()).saturating_sub(waited),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, statat, unlinkat},
+    fs::{AtFlags, Dir, FileType, statat, unlinkat},
     io::Errno,
 };
 use treegraft_object::CommitId;
@@ -25,9 +25,6 @@ use crate::{
     durable::{self, Durability, TEMPORARY, open_dir},
     fault,
 };
-
-/// Mode of directories below `refs` before the umask, as libostree makes them.
-const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o775);
 
 /// Moves a ref from one commit to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +157,7 @@ pub(crate) fn write(
         }
         _ => RefEditError::Io { path: repo.path().join(&path), source },
     };
-    let dir = durable::make_dirs(repo.dir(), directory, DIRECTORY_MODE, durability).map_err(fail)?;
+    let dir = durable::make_dirs(repo.dir(), directory, durable::DIRECTORY_MODE, durability).map_err(fail)?;
     let data = format!("{commit}\n");
     match durable::replace(&dir, name, data.as_bytes(), durability) {
         // What is in the way may be a directory that refs were deleted from.

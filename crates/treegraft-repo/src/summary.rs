@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, renameat, statat};
@@ -149,23 +149,27 @@ fn entry(repo: &Repo, name: &RefName, commit: CommitId) -> Result<SummaryRef, Re
 
 /// Reads `summary` and its signatures, or nothing when there is no summary. Neither is verified.
 pub fn read(repo: &Repo) -> Result<Option<(Vec<u8>, Dict)>, SummaryError> {
-    let Some(summary) = read_file(repo, "summary")? else {
+    read_in(repo.path())
+}
+
+/// Reads the same in another directory.
+pub(crate) fn read_in(directory: &Path) -> Result<Option<(Vec<u8>, Dict)>, SummaryError> {
+    let Some(summary) = read_file(directory.join("summary"))? else {
         return Ok(None);
     };
-    let path = repo.path().join("summary.sig");
+    let path = directory.join("summary.sig");
     let invalid = |source| SummaryError::Io { path, source: io::Error::new(io::ErrorKind::InvalidData, source) };
-    let signatures = read_file(repo, "summary.sig")?.map_or(Ok(Dict::new()), |data| detached::decode(&data));
+    let signatures = read_file(directory.join("summary.sig"))?.map_or(Ok(Dict::new()), |data| detached::decode(&data));
     Ok(Some((summary, signatures.map_err(invalid)?)))
 }
 
 /// Reads `summary` alone, or nothing when there is none.
 pub fn read_unsigned(repo: &Repo) -> Result<Option<Vec<u8>>, SummaryError> {
-    read_file(repo, "summary")
+    read_file(repo.path().join("summary"))
 }
 
-fn read_file(repo: &Repo, name: &str) -> Result<Option<Vec<u8>>, SummaryError> {
-    let path = repo.path().join(name);
-    let read = |path: &std::path::Path| -> io::Result<Vec<u8>> {
+fn read_file(path: PathBuf) -> Result<Option<Vec<u8>>, SummaryError> {
+    let read = |path: &Path| -> io::Result<Vec<u8>> {
         let mut data = Vec::new();
         File::open(path)?.take(MAX_METADATA_BYTES + 1).read_to_end(&mut data)?;
         if data.len() as u64 > MAX_METADATA_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(data) }
@@ -187,7 +191,7 @@ pub fn write(repo: &Repo, lock: &PublishLock, summary: &[u8], signatures: Option
     let new_path = |name: &str| private_dir::path(repo).join(name);
     let durability = lock.durability();
     let modified = write_new(lock, NEW_SUMMARY, summary)
-        .and_then(|file| set_time(repo, &file).map(|time| (file, time)))
+        .and_then(|file| set_time(repo, &file, "summary").map(|time| (file, time)))
         .and_then(|(file, time)| durability.sync_file(&file).map(|()| time))
         .map_err(fail(new_path(NEW_SUMMARY)))?;
     if let Some(signatures) = signatures {
@@ -227,11 +231,12 @@ fn write_new(lock: &PublishLock, name: &str, data: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes the file's modification time later than that of the summary that it will replace, and returns it.
-fn set_time(repo: &Repo, file: &File) -> io::Result<Timestamps> {
+/// Makes the file's modification time later, by at least a full second, than that of the repository's file that it will
+/// replace, and returns it.
+pub(crate) fn set_time(repo: &Repo, file: &File, name: &str) -> io::Result<Timestamps> {
     let stat = fstat(file)?;
     let mut modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
-    if let Ok(old) = statat(repo.dir(), "summary", AtFlags::empty())
+    if let Ok(old) = statat(repo.dir(), name, AtFlags::empty())
         && modified.tv_sec <= old.st_mtime
     {
         modified = Timespec { tv_sec: old.st_mtime + 1, tv_nsec: 0 };

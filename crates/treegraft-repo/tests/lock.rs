@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
+    ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::Stdio,
@@ -138,6 +139,9 @@ fn locks_of_one_process_keep_each_other_out() {
     let error = FileLock::acquire(&path, LockKind::Shared, timeout, &mut |_| calls += 1).expect_err("it is held");
     assert!(matches!(error, LockError::Timeout { waited_secs: 0, .. }), "zero seconds are a single try: {error}");
     assert_eq!(calls, 1, "a single try");
+    let mut giving_up = |_| ControlFlow::Break(());
+    let error = FileLock::acquire_while(&path, LockKind::Shared, LockTimeout::Forever, &mut giving_up);
+    assert!(matches!(error, Err(LockError::GivenUp { waited_secs: 0, .. })), "who gives up waits no longer: {error:?}");
     thread::scope(|scope| {
         let (sender, receiver) = std::sync::mpsc::channel();
         let path = &path;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::PathBuf,
     sync::{Mutex, mpsc},
     thread,
@@ -53,6 +54,10 @@ impl Place {
 
     fn acquire(&self) -> PublishLock {
         PublishLock::acquire(&self.repo, &mut |_| ()).expect("it is free at some time")
+    }
+
+    fn recover(&self) -> Option<PublishLock> {
+        PublishLock::recover(&self.repo, &mut |_| ControlFlow::Continue(())).expect("it can be looked")
     }
 }
 
@@ -161,13 +166,28 @@ fn waiting_has_an_end_and_tells_who_holds_the_lock() {
 }
 
 #[test]
+fn who_gives_up_leaves_the_queue() {
+    let place = Place::with_config("lock-timeout-secs=-1");
+    let held = place.acquire();
+    let mut looks = 0;
+    let error = PublishLock::acquire_while(&place.repo, &mut |_| {
+        looks += 1;
+        if looks < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert!(matches!(error, Err(PublishError::Lock(LockError::GivenUp { .. }))), "it did not get it: {error:?}");
+    assert_eq!((looks, place.waiting()), (3, 0), "it is asked after each look, and its ticket is gone");
+    drop(held);
+    place.acquire();
+}
+
+#[test]
 fn a_publish_under_way_is_no_interrupted_one() {
     let place = Place::new();
-    assert!(PublishLock::recover(&place.repo).expect("it can be looked").is_none(), "there is nothing to recover");
+    assert!(place.recover().is_none(), "there is nothing to recover");
     let lock = place.acquire();
     fs::write(place.repo.path().join(".treegraft/journal"), "torn").expect("a file can be written");
-    assert!(PublishLock::recover(&place.repo).expect("it can be looked").is_none(), "somebody is at it");
+    assert!(place.recover().is_none(), "somebody is at it");
     drop(lock);
-    let lock = PublishLock::recover(&place.repo).expect("it can be recovered").expect("nobody is at it");
+    let lock = place.recover().expect("nobody is at it");
     assert!(lock.recovered().is_some(), "it was cut off");
 }

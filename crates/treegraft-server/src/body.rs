@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     io::{self, Read},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -38,8 +41,20 @@ pub(crate) async fn collect(body: Incoming, limit_bytes: usize) -> Result<Bytes,
 
 /// Reads a body that is one JSON document.
 pub(crate) async fn json<T: DeserializeOwned>(body: Incoming) -> Result<T, ApiError> {
-    let bytes = collect(body, treegraft_wire::MAX_JSON_BYTES).await?;
-    serde_json::from_slice(&bytes)
+    parse(&collect(body, treegraft_wire::MAX_JSON_BYTES).await?)
+}
+
+/// Reads a body that is one JSON document of at most `limit_bytes`, or empty.
+pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(
+    body: Incoming,
+    limit_bytes: usize,
+) -> Result<T, ApiError> {
+    let bytes = collect(body, limit_bytes).await?;
+    if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes)
         .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("The request is not valid: {error}")))
 }
 
@@ -54,13 +69,27 @@ pub(crate) fn binary_answer(bytes: Vec<u8>) -> Answer {
     answer(StatusCode::OK, "application/octet-stream", Full::new(bytes.into()).boxed())
 }
 
+/// Takes the events that become lines of an answer. It ends when the last clone of this is dropped.
+#[derive(Clone)]
+pub(crate) struct Lines(mpsc::UnboundedSender<Bytes>);
+
+impl Lines {
+    pub(crate) fn send(&self, event: &impl Serialize) {
+        let mut line = serde_json::to_vec(event).expect("documents of the protocol have no maps with odd keys");
+        line.push(b'\n');
+        // Nobody may be listening any more.
+        let _ = self.0.send(line.into());
+    }
+}
+
 /// Makes an answer of lines that come one by one.
-pub(crate) fn lines_answer(lines: mpsc::UnboundedReceiver<Bytes>) -> Answer {
+pub(crate) fn lines_answer() -> (Lines, Answer) {
+    let (sender, lines) = mpsc::unbounded_channel();
     let stream = futures_util::stream::unfold(lines, |mut lines| async {
         let line = lines.recv().await?;
         Some((Ok(Frame::data(line)), lines))
     });
-    answer(StatusCode::OK, "application/x-ndjson", BodyExt::boxed(StreamBody::new(stream)))
+    (Lines(sender), answer(StatusCode::OK, "application/x-ndjson", BodyExt::boxed(StreamBody::new(stream))))
 }
 
 /// Makes the answer to a request that failed.
@@ -84,8 +113,9 @@ pub(crate) struct BlockingBody {
 }
 
 impl BlockingBody {
-    /// Starts to forward the frames of `body`, which come until `deadline`.
-    pub(crate) fn new(mut body: Incoming, deadline: Deadline) -> Self {
+    /// Starts to forward the frames of `body`, which come until `deadline`. `arrived` counts the bytes of all streams of
+    /// the push.
+    pub(crate) fn new(mut body: Incoming, deadline: Deadline, arrived: Arc<AtomicU64>) -> Self {
         let (sender, frames) = mpsc::channel(WAITING_FRAMES);
         let arrival = Arc::new(Mutex::new(Arrival::default()));
         let noted = Arc::clone(&arrival);
@@ -100,9 +130,11 @@ impl BlockingBody {
                     () = deadline.reached() => Err(io::ErrorKind::TimedOut.into()),
                 };
                 let is_error = data.is_err();
+                let bytes = data.as_ref().map_or(0, Bytes::len) as u64;
+                let arrived_bytes = arrived.fetch_add(bytes, Ordering::Relaxed) + bytes;
                 match first {
-                    None => first = Some(Instant::now()),
-                    Some(first) => note(&noted, first, data.as_ref().map_or(0, Bytes::len)),
+                    None => first = Some((Instant::now(), arrived_bytes)),
+                    Some((begun, before)) => note(&noted, begun, bytes, arrived_bytes - before),
                 }
                 // A reader that is gone has answered already; the rest of the body is of no use.
                 if sender.send(data).await.is_err() || is_error {
@@ -119,10 +151,11 @@ impl BlockingBody {
     }
 }
 
-fn note(arrival: &Mutex<Arrival>, first: Instant, bytes: usize) {
+fn note(arrival: &Mutex<Arrival>, begun: Instant, bytes: u64, bytes_of_all: u64) {
     let mut arrival = arrival.lock().unwrap_or_else(PoisonError::into_inner);
-    arrival.bytes += bytes as u64;
-    arrival.micros = u64::try_from(first.elapsed().as_micros()).unwrap_or(u64::MAX);
+    arrival.bytes += bytes;
+    arrival.bytes_of_all = bytes_of_all;
+    arrival.micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
 }
 
 impl Read for BlockingBody {

@@ -21,6 +21,16 @@ use crate::{
 /// Names of missing objects that an error lists: enough to look for a pattern, short enough to read.
 const MAX_LISTED_MISSING: usize = 5;
 
+/// Bytes of commits that wait to be signed together. Most pushes have less; an endless history must not be in memory at once.
+const MAX_UNSIGNED_BYTES: usize = 8 << 20;
+
+/// A commit, and its detached metadata without the server's signatures.
+struct Unsigned {
+    id: CommitId,
+    data: Vec<u8>,
+    metadata: Dict,
+}
+
 /// Checks and makes commits over what is staged and what is published.
 pub(crate) struct Commits<'p> {
     receiver: &'p Receiver,
@@ -36,6 +46,9 @@ pub(crate) struct Commits<'p> {
     kept: HashSet<CommitId>,
     /// Commits whose signatures were looked at.
     verified: HashSet<CommitId>,
+    /// Commits that are neither signed nor staged yet.
+    unsigned: Vec<Unsigned>,
+    unsigned_bytes: usize,
     /// Staged objects that the commits need, each once, children before their dirtree.
     objects: Vec<ObjectName>,
     /// Those of them that belong to the pushed trees: how many, and their size in bytes.
@@ -53,8 +66,8 @@ impl<'p> Commits<'p> {
         let (known, sizes) = session.knowledge.take();
         let (closure, sizes) = (Closure::with_known(view, known), DownloadSizes::with_known(view, sizes));
         let recorded = RecordedSizes::read(&receiver.repo);
-        let (sized_trees, kept, verified, objects, of_trees) =
-            (Vec::new(), HashSet::new(), HashSet::new(), Vec::new(), (0, 0));
+        let (sized_trees, kept, verified) = (Vec::new(), HashSet::new(), HashSet::new());
+        let (unsigned, unsigned_bytes, objects, of_trees) = (Vec::new(), 0, Vec::new(), (0, 0));
         Self {
             receiver,
             session,
@@ -66,6 +79,8 @@ impl<'p> Commits<'p> {
             sized_trees,
             kept,
             verified,
+            unsigned,
+            unsigned_bytes,
             objects,
             of_trees,
         }
@@ -126,7 +141,7 @@ impl<'p> Commits<'p> {
         signing::verify(trusted, offer, SignedData { data: &data, file: &file }, &metadata)
     }
 
-    /// Makes and stages the commit that puts the pushed tree on top of the head.
+    /// Makes the commit that puts the pushed tree on top of the head.
     pub(crate) fn graft(
         &mut self,
         offer: &RefOffer,
@@ -149,7 +164,7 @@ impl<'p> Commits<'p> {
         };
         detached::remove_signatures(&mut metadata);
         let id = grafted.id();
-        self.stage(id, &grafted.encode(), metadata)?;
+        self.add(id, grafted.encode(), metadata)?;
         Ok(id)
     }
 
@@ -166,7 +181,7 @@ impl<'p> Commits<'p> {
         Ok(bytes)
     }
 
-    /// Stages what belongs to a commit that is published as it is, with all commits between it and the head.
+    /// Takes what belongs to a commit that is published as it is, with all commits between it and the head.
     ///
     /// Signatures of the push stay beside the server's own where the settings say so.
     pub(crate) fn keep(&mut self, offer: &RefOffer, head: Option<CommitId>) -> Result<CommitId, ApiError> {
@@ -183,15 +198,33 @@ impl<'p> Commits<'p> {
                 }
             };
             // What was decoded strictly is encoded to the same bytes.
-            self.stage(id, &commit.encode(), metadata)?;
+            self.add(id, commit.encode(), metadata)?;
         }
         Ok(offer.commit)
     }
 
-    /// Stages a commit and its detached metadata with the server's signatures.
-    fn stage(&mut self, id: CommitId, data: &[u8], mut metadata: Dict) -> Result<(), ApiError> {
-        signing::sign_into(&mut metadata, &self.receiver.keys, data).map_err(from_sign)?;
-        fault::point("commit:signed").map_err(from_io)?;
+    fn add(&mut self, id: CommitId, data: Vec<u8>, metadata: Dict) -> Result<(), ApiError> {
+        self.unsigned_bytes += data.len();
+        self.unsigned.push(Unsigned { id, data, metadata });
+        if self.unsigned_bytes > MAX_UNSIGNED_BYTES { self.sign() } else { Ok(()) }
+    }
+
+    /// Signs the commits that were made or taken, and stages them with their detached metadata.
+    pub(crate) fn sign(&mut self) -> Result<(), ApiError> {
+        let unsigned = std::mem::take(&mut self.unsigned);
+        self.unsigned_bytes = 0;
+        let messages: Vec<_> = unsigned.iter().map(|commit| &commit.data).collect();
+        let signatures = self.receiver.keys.sign_each(&messages).map_err(from_sign)?;
+        for (mut commit, signatures) in unsigned.into_iter().zip(signatures) {
+            signing::append(&mut commit.metadata, &signatures);
+            fault::point("commit:signed").map_err(from_io)?;
+            self.stage(&commit)?;
+        }
+        Ok(())
+    }
+
+    fn stage(&mut self, Unsigned { id, data, metadata }: &Unsigned) -> Result<(), ApiError> {
+        let id = *id;
         self.staging.stage_metadata(id, data).map_err(from_staging)?;
         self.objects.push(id.into());
         if !metadata.is_empty() {

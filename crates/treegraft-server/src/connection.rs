@@ -5,6 +5,7 @@ use std::{convert::Infallible, pin::Pin, sync::Arc};
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 use treegraft_wire::{ApiError, keep_alive, window};
 
 use crate::{
@@ -30,19 +31,22 @@ pub struct ServeError(#[from] hyper::Error);
 pub(crate) struct Connection {
     pub(crate) receiver: Arc<Receiver>,
     pub(crate) pushes: Arc<Pushes>,
+    /// Cancelled when the connection has ended.
+    pub(crate) gone: CancellationToken,
 }
 
 /// Answers all requests of one connection with HTTP/2 until the client closes it.
 ///
-/// The pushes of the connection end with it and give up their locks; publications that have begun go on. The runtime must
-/// have its timers enabled: a client that is gone without a word is noticed by them.
+/// The pushes of the connection end with it and give up their locks, and no lock is waited for any more; publications whose
+/// turn has come go on. The runtime must have its timers enabled: a client that is gone without a word is noticed by them.
 pub async fn serve_connection<I>(receiver: Arc<Receiver>, io: I) -> Result<(), ServeError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = Arc::new(Connection { receiver, pushes: Arc::new(Pushes::new()) });
+    let connection = Arc::new(Connection { receiver, pushes: Arc::new(Pushes::new()), gone: CancellationToken::new() });
     let served = serve(io, window::CONNECTION_BYTES, answers(&connection)).await;
     // The task of a request may live a moment longer than the connection; locks must not wait for it.
+    connection.gone.cancel();
     connection.pushes.end();
     served
 }
@@ -71,7 +75,7 @@ fn answers(
     let connection = Arc::clone(connection);
     move |request| {
         let connection = Arc::clone(&connection);
-        Box::pin(async move { handlers::answer(&connection, request).await })
+        Box::pin(handlers::answer(connection, request))
     }
 }
 

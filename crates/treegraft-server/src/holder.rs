@@ -4,8 +4,9 @@
 //! itself and may have been written by anybody who may write to the repository, so it is cleaned on both ways and believed in
 //! nothing.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
+use tokio_util::sync::CancellationToken;
 use treegraft_repo::{MAX_HOLDER_BYTES, PublishLock, Repo, RepoLock};
 use treegraft_wire::Holder;
 
@@ -20,8 +21,12 @@ const MAX_CHARS: usize = 200;
 /// Seconds between two notices that a push still waits.
 const NOTICE_SECS: u64 = 5;
 
-/// Makes a callback for waiting out of one that gives notice every few seconds, the first time at once.
-pub(crate) fn notices(mut notice: impl FnMut(u64)) -> impl FnMut(Duration) {
+/// Makes a callback for waiting out of one that gives notice every few seconds, the first time at once. When nobody is there
+/// to hear it any more, the waiting ends.
+pub(crate) fn notices(
+    client_gone: &CancellationToken,
+    mut notice: impl FnMut(u64),
+) -> impl FnMut(Duration) -> ControlFlow<()> {
     let mut noticed_secs = None;
     move |waited| {
         let waited_secs = waited.as_secs();
@@ -29,6 +34,7 @@ pub(crate) fn notices(mut notice: impl FnMut(u64)) -> impl FnMut(Duration) {
             noticed_secs = Some(waited_secs);
             notice(waited_secs);
         }
+        if client_gone.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

@@ -32,6 +32,7 @@ use treegraft_wire::{ApiError, ErrorCode, GraftMode};
 use crate::{
     Receiver,
     error::{chain, from_read},
+    rights::KeyName,
     session::Session,
     text,
 };
@@ -56,7 +57,16 @@ const POST: &str = "post-publish";
 struct Told {
     /// What the client calls itself; nothing for what was recovered.
     client: Option<String>,
+    /// The key that pushed, as far as it has a name; nothing for what was recovered, nor in records of before there was it.
+    #[serde(default)]
+    key: Option<KeyName>,
     refs: Vec<ToldRef>,
+}
+
+impl Told {
+    fn of(receiver: &Receiver, session: &Session, refs: Vec<ToldRef>) -> Self {
+        Self { client: Some(session.client.clone()), key: receiver.caller.key.clone(), refs }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,7 +129,7 @@ pub(crate) fn before(
     };
     let staging = session.staging()?;
     let view = staging.view(&receiver.repo);
-    let told = Told { client: Some(session.client.clone()), refs: told_refs(&view, edits, Some(session))? };
+    let told = Told::of(receiver, session, told_refs(&view, edits, Some(session))?);
     let heads = edits.iter().filter_map(|edit| match &edit.target {
         RefTarget::Head(name) => Some((name, edit.new)),
         RefTarget::Mirror(..) => None,
@@ -150,7 +160,7 @@ pub(crate) fn record(
         return Ok(None);
     }
     let refs = told_refs(&*receiver.repo, edits, Some(session)).map_err(|error| unfinished(&error.detail))?;
-    put_on_record(receiver, lock, edits, &Told { client: Some(session.client.clone()), refs })
+    put_on_record(receiver, lock, edits, &Told::of(receiver, session, refs))
 }
 
 /// Puts on record that the hook has to run for a publish that was interrupted and is finished now.
@@ -164,7 +174,7 @@ pub(crate) fn record_recovered(receiver: &Receiver, lock: &PublishLock, recovere
     let published: Vec<RefEdit> = published.map(|found| found.edit.clone()).collect();
     let refs = told_refs(&*receiver.repo, &published, None)?;
     // It is an orphan from the beginning: whoever looks next runs it, without the locks that are held here.
-    put_on_record(receiver, lock, &all, &Told { client: None, refs }).map(drop)
+    put_on_record(receiver, lock, &all, &Told { client: None, key: None, refs }).map(drop)
 }
 
 fn put_on_record(
@@ -297,6 +307,7 @@ fn run(
     command.args(args).current_dir(&repo).env_clear().env("PATH", SEARCH_PATH).env("LC_ALL", "C.UTF-8");
     command.env("TREEGRAFT_HOOK", hook).env("TREEGRAFT_REPO", &repo);
     command.envs(staged_repo.map(|path| ("TREEGRAFT_STAGED_REPO", path)));
+    command.envs(told.key.iter().map(|key| ("TREEGRAFT_KEY", key.to_string())));
     command.envs(receiver.account.home.iter().map(|home| ("HOME", home)));
     for variable in ["USER", "LOGNAME"] {
         command.envs(receiver.account.user.iter().map(|user| (variable, user)));

@@ -47,6 +47,7 @@ mod recorded_sizes;
 pub mod rights;
 mod session;
 mod signing;
+mod streams;
 mod text;
 
 pub use connection::{ServeError, serve_connection, serve_refusal};

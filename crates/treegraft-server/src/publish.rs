@@ -11,6 +11,7 @@
 //! 6. The summary is written and signed, the journal removed.
 //! 7. The locks are free; the administrator's other hook hears of it.
 
+use tokio_util::sync::CancellationToken;
 use treegraft_object::CommitId;
 use treegraft_repo::{Pending, Prepared, PublishLock, RefEdit, RefTarget, Transaction, fault};
 use treegraft_wire::{
@@ -43,7 +44,14 @@ pub(crate) struct Done {
 }
 
 /// Publishes everything that a session offers, or nothing.
-pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_>) -> Result<Done, ApiError> {
+///
+/// For its turn it waits until the client is gone; from then on nothing of the client's stops it.
+pub(crate) fn run(
+    receiver: &Receiver,
+    session: &Session,
+    client_gone: &CancellationToken,
+    report: &mut Report<'_>,
+) -> Result<Done, ApiError> {
     receiver.rights().check_publish()?;
     let staging = session.staging()?;
     let view = staging.view(&receiver.repo);
@@ -62,7 +70,7 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
     }
 
     fault::point("publish:checked").map_err(from_io)?;
-    let (lock, mut notes) = acquire(receiver, session, report)?;
+    let (lock, mut notes) = acquire(receiver, session, client_gone, report)?;
     fault::point("publish:locked").map_err(from_io)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
@@ -85,6 +93,7 @@ pub(crate) fn run(receiver: &Receiver, session: &Session, report: &mut Report<'_
         }
         refs.push(PublishedRef { name: offer.name.clone(), old: head, new });
     }
+    commits.sign()?;
     if moves.is_empty() {
         return Ok(Done { published: Published { refs, notes }, hook: None });
     }
@@ -131,13 +140,14 @@ fn moved_meanwhile(offer: &RefOffer) -> ApiError {
 fn acquire(
     receiver: &Receiver,
     session: &Session,
+    client_gone: &CancellationToken,
     report: &mut Report<'_>,
 ) -> Result<(PublishLock, Vec<String>), ApiError> {
-    let mut waiting = holder::notices(|waited_secs| {
+    let mut waiting = holder::notices(client_gone, |waited_secs| {
         let reason = "another push publishes to this repository".to_owned();
         report(PublishEvent::Waiting(Waiting { reason, waited_secs, holder: holder::read(&receiver.repo) }));
     });
-    let mut lock = PublishLock::acquire(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    let mut lock = PublishLock::acquire_while(&receiver.repo, &mut waiting).map_err(from_publish)?;
     holder::say(session, &lock);
     let notes = finish_recovery(receiver, &mut lock)?;
     Ok((lock, notes))

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +34,8 @@ pub(crate) struct Slot(#[expect(dead_code, reason = "it is held, not read")] Own
 #[derive(Debug)]
 pub(crate) struct Pushes {
     open: Mutex<Open>,
+    /// Told when an opening ends.
+    opened: Notify,
     push_slots: Arc<Semaphore>,
     question_slots: Arc<Semaphore>,
     stream_slots: Arc<Semaphore>,
@@ -47,15 +49,52 @@ struct OpenPush {
     /// Waits for the deadline as long as the push is open: a client may open one after the other for a day.
     _expiry: AbortOnDropHandle<()>,
     /// Takes further connections as long as the push is open.
-    _lanes: Option<AbortOnDropHandle<()>>,
+    lanes: Option<Lanes>,
+}
+
+type Lanes = AbortOnDropHandle<()>;
+
+/// A push that is about to be published.
+pub(crate) struct Taken {
+    pub(crate) session: Arc<Session>,
+    /// Its further connections, which are there as long as this is.
+    pub(crate) lanes: Option<Lanes>,
+}
+
+/// A push that is being opened, for whose end others may wait.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pushes: Arc<Pushes>,
+    id: PushId,
+}
+
+impl Opening {
+    /// Returns the push's name.
+    pub(crate) const fn id(&self) -> &PushId {
+        &self.id
+    }
+
+    /// Adds the push, as long as the connection is there, and gives it up after `lifetime`.
+    pub(crate) fn add(self, session: Session, lifetime: Duration, lanes: Option<Lanes>) {
+        self.pushes.add(session, lifetime, lanes);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.pushes.open().opening.remove(&self.id);
+        self.pushes.opened.notify_waiters();
+    }
 }
 
 #[derive(Debug, Default)]
 struct Open {
     sessions: HashMap<PushId, OpenPush>,
+    /// Pushes that are being opened.
+    opening: HashSet<PushId>,
     /// Pushes that were open for too long.
     expired: HashSet<PushId>,
-    opened: u64,
+    named: u64,
     /// The connection is gone: whoever still answers a request of it must not leave a push behind.
     is_over: bool,
 }
@@ -65,6 +104,7 @@ impl Pushes {
         let slots = |count| Arc::new(Semaphore::new(count));
         Self {
             open: Mutex::default(),
+            opened: Notify::new(),
             push_slots: slots(MAX_OPEN_PUSHES),
             question_slots: slots(MAX_QUESTIONS),
             stream_slots: slots(MAX_STREAMS as usize),
@@ -86,15 +126,16 @@ impl Pushes {
         slot(&self.stream_slots, MAX_STREAMS as usize, "object streams")
     }
 
-    /// Makes a name for a push.
-    pub(crate) fn new_id(&self) -> PushId {
+    /// Names a push that is to be opened.
+    pub(crate) fn begin(self: &Arc<Self>) -> Opening {
         let mut open = self.open();
-        open.opened += 1;
-        PushId(open.opened.to_string())
+        open.named += 1;
+        let id = PushId::of_connection(open.named);
+        open.opening.insert(id.clone());
+        Opening { pushes: Arc::clone(self), id }
     }
 
-    /// Adds a push, as long as the connection is there, and gives it up after `lifetime`.
-    pub(crate) fn add(self: &Arc<Self>, session: Session, lifetime: Duration, lanes: Option<AbortOnDropHandle<()>>) {
+    fn add(self: &Arc<Self>, session: Session, lifetime: Duration, lanes: Option<Lanes>) {
         let mut open = self.open();
         if open.is_over {
             return;
@@ -107,8 +148,7 @@ impl Pushes {
                 pushes.expire(expiring);
             }
         });
-        let push =
-            OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry), _lanes: lanes };
+        let push = OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry), lanes };
         open.sessions.insert(id, push);
     }
 
@@ -140,13 +180,31 @@ impl Pushes {
         Ok((Arc::clone(&push.session), push.deadline))
     }
 
+    /// Returns a push, which may still be about to be opened.
+    pub(crate) async fn opened(&self, id: &str) -> Result<Arc<Session>, ApiError> {
+        let id = PushId(id.to_owned());
+        loop {
+            let changed = self.opened.notified();
+            {
+                let open = self.open();
+                match open.sessions.get(&id) {
+                    Some(push) => return Ok(Arc::clone(&push.session)),
+                    None if !open.opening.contains(&id) => return Err(open.no_push(&id)),
+                    None => {}
+                }
+            }
+            changed.await;
+        }
+    }
+
     /// Takes a push out, to publish it. Nothing else can be asked of it from here on.
-    pub(crate) fn take(&self, id: &str) -> Result<Arc<Session>, ApiError> {
+    pub(crate) fn take(&self, id: &str) -> Result<Taken, ApiError> {
         let mut open = self.open();
         let id = PushId(id.to_owned());
         let push = open.sessions.get(&id).ok_or_else(|| open.no_push(&id))?;
         push.session.end_streams()?;
-        open.sessions.remove(&id).map(|push| push.session).ok_or_else(|| open.no_push(&id))
+        let push = open.sessions.remove(&id).ok_or_else(|| open.no_push(&id))?;
+        Ok(Taken { session: push.session, lanes: push.lanes })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

@@ -36,7 +36,7 @@ pub struct Account {
 pub struct Receiver {
     pub(crate) repo: Arc<Repo>,
     pub(crate) settings: Settings,
-    caller: Caller,
+    pub(crate) caller: Caller,
     /// Sentences for every pusher.
     pub(crate) notes: Vec<String>,
     pub(crate) keys: SigningKeys,

@@ -8,7 +8,7 @@
 
 use std::{borrow::Borrow, collections::BTreeSet, fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use treegraft_object::{RefName, RefPattern};
 use treegraft_wire::{ApiError, ErrorCode};
 
@@ -119,6 +119,12 @@ impl FromStr for KeyName {
 impl<'de> Deserialize<'de> for KeyName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for KeyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

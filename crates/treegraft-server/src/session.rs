@@ -2,15 +2,20 @@
 
 use std::{
     collections::HashSet,
-    ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::{ControlFlow, Deref},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+    time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
 use treegraft_object::{Checksum, CommitId};
 use treegraft_repo::{LockKind, PublishLock, RepoLock, Staging, StagingError, fault};
 use treegraft_wire::{
-    ApiError, ErrorCode, Limits, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState, Repository, Resumed,
-    RetriedOffer, Verdict, Waiting,
+    ApiError, ErrorCode, Limits, ObjectsAnswer, OpenAnswer, OpenRequest, Purpose, PushId, RefOffer, RefState,
+    Repository, Resumed, RetriedOffer, Verdict, Waiting,
     chunks::{CHUNKS, REFERENCES},
 };
 
@@ -26,6 +31,7 @@ use crate::{
     publish,
     pushes::Slot,
     rights::PushLimits,
+    streams::{StreamEnd, Streams},
     text,
 };
 
@@ -66,44 +72,61 @@ pub(crate) struct Session {
     /// For each offer the commits whose files are compared with the pushed ones.
     pub(crate) bases: Vec<Vec<CommitId>>,
     pub(crate) budget: Budget,
-    streams: Mutex<Streams>,
+    /// Waiting for them holds nothing else of the push.
+    streams: Arc<Streams>,
+    /// Bytes that have come in object streams.
+    arrived_bytes: Arc<AtomicU64>,
+    /// Threads that make objects of recipes at the moment.
+    pub(crate) makers: AtomicUsize,
     /// One of the connection's pushes, until this one and everything that it has begun is over.
     _slot: Arc<Slot>,
 }
 
-/// The object streams of a push.
-#[derive(Debug, Default)]
-struct Streams {
-    running: u32,
-    /// Set when the publication begins: what it has checked and signed must not be replaced.
-    is_over: bool,
-}
-
 /// An object stream under way, of a push that cannot be published meanwhile.
 #[derive(Debug)]
-pub(crate) struct RunningStream(Arc<Session>);
+pub(crate) struct RunningStream {
+    session: Arc<Session>,
+    /// Dropped after the session: a publication that waits for the end has the session for itself.
+    ending: Ending,
+}
+
+impl RunningStream {
+    /// Ends a stream that has come to its end.
+    pub(crate) fn finish(mut self, answer: &ObjectsAnswer) {
+        self.ending.end = if answer.to_be_sent_whole.is_empty() { StreamEnd::Stored } else { StreamEnd::Unmade };
+    }
+}
 
 impl Deref for RunningStream {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.0
+        &self.session
     }
 }
 
-impl Drop for RunningStream {
+/// Tells the end of a stream when it is dropped.
+#[derive(Debug)]
+struct Ending {
+    streams: Arc<Streams>,
+    end: StreamEnd,
+}
+
+impl Drop for Ending {
     fn drop(&mut self) {
-        lock(&self.0.streams).running -= 1;
+        self.streams.end(self.end);
     }
 }
 
 impl Session {
-    /// Opens a push: checks what is asked against the settings, and takes locks and staging area.
+    /// Opens a push: checks what is asked against the settings, and takes locks and staging area. A lock is waited for until
+    /// the client is gone.
     pub(crate) fn open(
         receiver: &Receiver,
         id: PushId,
         slot: Arc<Slot>,
         request: OpenRequest,
+        client_gone: &CancellationToken,
         waiting: &mut dyn FnMut(Waiting),
     ) -> Result<(Self, OpenAnswer), ApiError> {
         check_refs(receiver, &request.refs)?;
@@ -111,15 +134,15 @@ impl Session {
             receiver.rights().check_publish()?;
         }
         let mut notes = receiver.notes.clone();
-        notes.extend(finish_interrupted_publish(receiver)?);
-        if request.purpose == Purpose::Push {
-            notes.extend(hooks::run_orphans(receiver));
-        }
-        let mut waiting = holder::notices(|waited_secs| {
+        let mut waiting = holder::notices(client_gone, |waited_secs| {
             let reason = "another process has locked the repository".to_owned();
             waiting(Waiting { reason, waited_secs, holder: holder::of_repository(&receiver.repo) });
         });
-        let lock = RepoLock::acquire(&receiver.repo, LockKind::Shared, &mut waiting).map_err(from_lock)?;
+        notes.extend(finish_interrupted_publish(receiver, &mut waiting)?);
+        if request.purpose == Purpose::Push {
+            notes.extend(hooks::run_orphans(receiver));
+        }
+        let lock = RepoLock::acquire_while(&receiver.repo, LockKind::Shared, &mut waiting).map_err(from_lock)?;
         let is_compared = receiver.settings.offer_chunks && request.has_feature(CHUNKS);
         let relatives = Relatives::new(receiver);
         let mut refs = Vec::new();
@@ -182,9 +205,23 @@ impl Session {
             told: state.verdict,
         };
         let offers = offers.map(offer).collect();
-        let (purpose, knowledge, streams) = (request.purpose, Arc::default(), Mutex::default());
-        let session =
-            Self { id, client, who, offers, purpose, staging, lock, knowledge, bases, budget, streams, _slot: slot };
+        let (purpose, knowledge, streams) = (request.purpose, Arc::default(), Arc::default());
+        let session = Self {
+            id,
+            client,
+            who,
+            offers,
+            purpose,
+            staging,
+            lock,
+            knowledge,
+            bases,
+            budget,
+            streams,
+            arrived_bytes: Arc::default(),
+            makers: AtomicUsize::new(0),
+            _slot: slot,
+        };
         Ok((session, answer))
     }
 
@@ -203,25 +240,25 @@ impl Session {
     /// Notes that a stream of objects begins.
     pub(crate) fn begin_stream(session: Arc<Self>) -> Result<RunningStream, ApiError> {
         session.check_purpose()?;
-        let mut streams = lock(&session.streams);
-        if streams.is_over {
-            return Err(ApiError::new(ErrorCode::UnknownPush, "The push is being published, it takes no more objects"));
-        }
-        streams.running += 1;
-        drop(streams);
-        Ok(RunningStream(session))
+        session.streams.begin()?;
+        let ending = Ending { streams: Arc::clone(&session.streams), end: StreamEnd::Broken };
+        Ok(RunningStream { session, ending })
+    }
+
+    /// Returns the object streams of the push.
+    pub(crate) const fn streams(&self) -> &Arc<Streams> {
+        &self.streams
+    }
+
+    /// Returns the count of bytes that have come in object streams.
+    pub(crate) const fn arrived_bytes(&self) -> &Arc<AtomicU64> {
+        &self.arrived_bytes
     }
 
     /// Makes sure that no object comes any more.
     pub(crate) fn end_streams(&self) -> Result<(), ApiError> {
         self.check_purpose()?;
-        let mut streams = lock(&self.streams);
-        if streams.running > 0 {
-            let detail = "The push cannot be published as long as objects are on their way";
-            return Err(ApiError::new(ErrorCode::BadRequest, detail).hint("wait for the answers to all object streams"));
-        }
-        streams.is_over = true;
-        Ok(())
+        self.streams.close()
     }
 
     /// Refuses what would change anything for a client that only wanted to ask.
@@ -295,8 +332,11 @@ fn clear_leftovers(receiver: &Receiver, offers: &[RefOffer]) {
 ///
 /// A publish that is under way is none: nobody waits for it here. The push's own lock comes after it: a command that updates
 /// the repository may have to prune it.
-fn finish_interrupted_publish(receiver: &Receiver) -> Result<Vec<String>, ApiError> {
-    match PublishLock::recover(&receiver.repo).map_err(from_publish)? {
+fn finish_interrupted_publish(
+    receiver: &Receiver,
+    waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
+) -> Result<Vec<String>, ApiError> {
+    match PublishLock::recover(&receiver.repo, waiting).map_err(from_publish)? {
         Some(mut lock) => publish::finish_recovery(receiver, &mut lock),
         None => Ok(Vec::new()),
     }

@@ -5,7 +5,8 @@ use treegraft_object::{
     gvariant::{Dict, Variant},
 };
 use treegraft_sign::{
-    Ed25519Key, Ed25519PublicKeys, GpgKey, GpgKeyrings, NotSigned, SignError, SignedData, SigningKeys, TrustedKeys,
+    Ed25519Key, Ed25519PublicKeys, GpgKey, GpgKeyrings, NotSigned, SignError, Signatures, SignedData, SigningKeys,
+    TrustedKeys,
     ed25519::KeyFileError,
     openpgp::{KeyIdError, KeyringError},
 };
@@ -47,10 +48,15 @@ pub(crate) fn load(settings: &Settings) -> Result<SigningKeys, KeyError> {
 
 /// Signs `data` with every key and adds the signatures to `metadata`.
 pub(crate) fn sign_into(metadata: &mut Dict, keys: &SigningKeys, data: &[u8]) -> Result<(), SignError> {
-    for (entry, signature) in keys.sign_all(data)? {
-        detached::append_signature(metadata, entry, &signature);
-    }
+    append(metadata, &keys.sign_all(data)?);
     Ok(())
+}
+
+/// Adds signatures to `metadata`.
+pub(crate) fn append(metadata: &mut Dict, signatures: &Signatures) {
+    for (entry, signature) in signatures {
+        detached::append_signature(metadata, entry, signature);
+    }
 }
 
 /// Loads the keys of which one of each kind must have signed what is pushed.

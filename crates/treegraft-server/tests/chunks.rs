@@ -174,8 +174,11 @@ async fn what_is_not_made_right_is_to_be_sent_as_a_whole() {
         assert_eq!(answer.objects + answer.already_there, 1, "{what}: what is behind it is taken");
         assert!(!is_content_staged(&place), "{what}: nothing of it is kept");
     }
+    let publish = format!("pushes/{}/publish", open.push.0);
+    let error = wire.post(&publish, "{\"streams\":8}").await.published().expect_err("a file is missing");
+    assert_eq!(error.code, ErrorCode::Incomplete, "who counts on the recipes is told: {error:?}");
     assert_eq!(wire.objects(&open.push.0, &next.objects).await.status, 200, "as a whole it is taken");
-    wire.publish(&open.push.0).await.published().expect("and published");
+    wire.post(&publish, "{\"streams\":9}").await.published().expect("and published");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use support::{
 };
 use tokio::runtime::Handle;
 use treegraft_object::{
-    ObjectName,
+    CommitId, ObjectName,
     gvariant::{Dict, Variant},
 };
 use treegraft_repo::{Find, LockKind, PublishLock, RepoLock};
@@ -26,6 +26,13 @@ use treegraft_wire::{ErrorCode, ObjectsAnswer, OpenAnswer};
 /// Reads the objects of a commit as a stream.
 fn stream(objects: &[Object]) -> Vec<u8> {
     objects.iter().flat_map(|(name, data)| framed_object(*name, data)).collect()
+}
+
+/// Returns the head of `main`, and a commit on top of it that is published as it is.
+fn child_of_main(place: &Place) -> (CommitId, Pushed) {
+    let head = place.head("main").expect("it was pushed");
+    let tree = Pushed::new("main", "three");
+    (head, Pushed::of_root("main", tree.commit.root_tree, tree.objects, Some(head)).exact())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,27 +118,46 @@ async fn a_push_belongs_to_its_connection() {
     assert_eq!(two.publish(&push).await.code(), ErrorCode::UnknownPush, "nor when the first one is gone");
 }
 
-/// Its events are lost, but the refs are moved as a whole or not at all.
+/// Once its turn has come, its events are lost, but the refs are moved as a whole or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_outlives_its_client() {
     let place = Place::with_refs().await;
-    let pushed = Pushed::new("main", "three").exact();
-    let head = place.head("main").expect("it was pushed");
-    let child = Pushed::of_root("main", pushed.commit.root_tree, pushed.objects.clone(), Some(head)).exact();
-    let wire = place.connect().await;
+    let (_, child) = child_of_main(&place);
+    // It cannot end before the client is gone: the hook waits for that.
+    let gone = place.path("gone");
+    let hook = ["/bin/sh", "-c", r#"until [ -e "$0" ]; do sleep 0.01; done"#, gone.to_str().expect("UTF-8")];
+    let settings = Settings { pre_publish_hook: hook.map(str::to_owned).to_vec(), ..Settings::default() };
+    let wire = Wire::connect(place.receiver(settings)).await;
     let push = wire.opened(&open_request(&[&child.offer])).await.push.0;
     wire.objects(&push, &child.objects).await;
-    // It cannot end before the client is gone: somebody else publishes.
-    let repo = place.repo();
-    let lock = PublishLock::acquire(&repo, &mut |_| ()).expect("nobody else has it");
+    wire.publish_until(&push, r#""phase":"hook""#).await;
     let receiver = Arc::clone(&wire.receiver);
-    wire.publish_until(&push, "waiting").await;
     wire.disconnect().await;
-    drop(lock);
+    std::fs::write(&gone, "").expect("it can be written");
     receiver.finish().await;
     assert_eq!(place.head("main"), Some(child.id), "the ref has moved");
     assert!(place.gets_unlocked(), "and no lock is left");
     assert_eq!(place.staged(), Vec::<String>::new(), "nor anything staged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_waits_is_taken_back_with_its_client() {
+    let place = Place::with_refs().await;
+    let (head, child) = child_of_main(&place);
+    let wire = place.connect().await;
+    let push = wire.opened(&open_request(&[&child.offer])).await.push.0;
+    wire.objects(&push, &child.objects).await;
+    let repo = place.repo();
+    let lock = PublishLock::acquire(&repo, &mut |_| ()).expect("nobody else has it");
+    wire.publish_until(&push, r#""event":"waiting""#).await;
+    let receiver = Arc::clone(&wire.receiver);
+    wire.disconnect().await;
+    receiver.finish().await;
+    drop(lock);
+    assert_eq!(place.head("main"), Some(head), "the ref has not moved");
+    assert!(place.gets_unlocked(), "no lock is left");
+    let resumed = place.connect().await.opened(&open_request(&[&child.offer])).await.resumed;
+    assert_eq!(resumed.objects, child.objects.len() as u64, "what had arrived is found by the next try");
 }
 
 #[tokio::test(flavor = "multi_thread")]

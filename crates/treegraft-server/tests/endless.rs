@@ -133,6 +133,11 @@ async fn a_push_that_does_not_end_is_given_up() {
     let (sender, reply) = wire.begin_objects(&busy);
     let (name, data) = &pushed.objects[0];
     sender.send(framed_object(*name, data).into()).await.expect("the stream is open");
+    let stalled = StreamBody::new(stream::pending::<Result<Frame<Bytes>, io::Error>>());
+    let path = format!("pushes/{idle}/missing");
+    let stalled = wire.send(Method::POST, &path, BodyExt::boxed(stalled));
+    let question = tokio::time::timeout(PATIENCE, stalled).await.expect("it is ended").expect("the connection holds");
+    assert_eq!(question.code(), ErrorCode::Expired, "a question that does not end is ended");
 
     let unlocked = async {
         while !place.is_unlocked() {

@@ -17,7 +17,7 @@ use treegraft_repo::{
 };
 use treegraft_server::{Receiver, config::Settings};
 use treegraft_sign::{Ed25519Key, SigningKey, ed25519};
-use treegraft_testkit::{Ostree, fault_points, memory_folder};
+use treegraft_testkit::{Flatpak, Ostree, fault_points, indexed_summaries, memory_folder};
 use treegraft_wire::{ApiError, ErrorCode};
 
 use support::{Wire, objects::Pushed, open_request};
@@ -26,6 +26,11 @@ const KIND: &str = "TREEGRAFT_TEST_KIND";
 const ROOT: &str = "TREEGRAFT_TEST_ROOT";
 const POINT: &str = "TREEGRAFT_TEST_POINT";
 const NUMBER: &str = "TREEGRAFT_TEST_NUMBER";
+
+const APP: &str = "app/org.example.App/x86_64/master";
+
+/// Where the points of another crate begin at which nobody but the server stops.
+const DRAFT: &str = "draft:";
 
 /// What is pushed, and to which repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +41,18 @@ enum Kind {
     Recovery,
     /// The same, where a program writes the summary and does not sign it.
     ForeignSummary,
+    /// The same with an app, so that `flatpak` writes the summary.
+    Flatpak,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Push, Self::Recovery, Self::ForeignSummary];
+    const ALL: [Self; 4] = [Self::Push, Self::Recovery, Self::ForeignSummary, Self::Flatpak];
+
+    /// Returns what is pushed first and what is pushed then, with a file's content.
+    fn refs(self) -> [[(&'static str, &'static str); 2]; 2] {
+        let main = if self == Self::Flatpak { APP } else { "main" };
+        [[(main, "one"), ("other", "two")], [(main, "three"), ("new/b", "four")]]
+    }
 }
 
 type Refs = BTreeMap<String, CommitId>;
@@ -56,12 +69,20 @@ struct Scene {
 impl Scene {
     fn new(kind: Kind) -> Option<Self> {
         let ostree = Ostree::find()?;
+        if kind == Kind::Flatpak {
+            let _ = Flatpak::find()?;
+        }
         let root = memory_folder();
         let key = root.path().join("key");
         fs::write(&key, &*Ed25519Key::generate([7; 32]).secret_base64()).expect("it is ours");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("it is ours");
         Repo::init(&root.path().join("repo"), None).expect("it can be made");
-        run(push(root.path(), Kind::Push, &[("main", "one"), ("other", "two")])).expect("a sound push is published");
+        let [first, _] = kind.refs();
+        if kind == Kind::Flatpak {
+            // The push after the next one then has a change between summaries to delete.
+            run(push(root.path(), kind, &[(APP, "zero")])).expect("a sound push is published");
+        }
+        run(push(root.path(), kind, &first)).expect("a sound push is published");
         let old = refs(root.path());
         if kind == Kind::Recovery {
             assert!(die(root.path(), Kind::Push, "publish:refs-moved", 0), "the push dies");
@@ -137,7 +158,11 @@ impl Scene {
         let data = fs::read(repo.join("summary")).expect("there is a summary");
         let summary = Summary::decode(&data).expect("it is whole");
         let listed: Refs = summary.refs.iter().map(|row| (row.name.to_string(), row.commit)).collect();
-        assert_eq!(listed, self.new, "{at}: the summary has the refs as they are");
+        assert_eq!(listed, all_refs(root), "{at}: the summary has the refs as they are");
+        if self.kind == Kind::Flatpak {
+            let is_indexed = indexed_summaries(&repo).iter().any(|data| contains(data, self.new[APP].0.as_bytes()));
+            assert!(is_indexed, "{at}: the index leads to a summary with the new commit");
+        }
         let signatures =
             detached::decode(&fs::read(repo.join("summary.sig")).expect("it is signed")).expect("it is whole");
         let signatures = signatures.get(self.key().metadata_key()).and_then(Variant::as_byte_arrays);
@@ -147,11 +172,19 @@ impl Scene {
         assert!(!repo.join(".treegraft/journal").exists(), "{at}: no journal is left");
         let left = fs::read_dir(repo.join(".treegraft/staging")).expect("it is there").count();
         assert_eq!(left, 0, "{at}: no staging area is left");
+        assert!(!repo.join(".treegraft/draft").exists(), "{at}: no draft is left");
     }
 }
 
+/// Returns the points of the server, and those that only the server passes.
 fn own_points() -> BTreeSet<String> {
-    fault_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+    let source = |path| fault_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+    let drafts = source("../treegraft-repo/src").into_iter().filter(|name| name.starts_with(DRAFT));
+    source("src").into_iter().chain(drafts).collect()
+}
+
+fn contains(data: &[u8], part: &[u8]) -> bool {
+    data.windows(part.len()).any(|found| found == part)
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
@@ -160,7 +193,8 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn work(root: &Path, kind: Kind) -> Result<(), ApiError> {
-    push(root, kind, &[("main", "three"), ("new/b", "four")]).await
+    let [_, second] = kind.refs();
+    push(root, kind, &second).await
 }
 
 /// Pushes commits with one file each. That they are there already is no error.
@@ -193,7 +227,14 @@ async fn publish(wire: &Wire, opened: treegraft_wire::OpenAnswer, pushed: &[Push
     wire.publish(&opened.push.0).await.published().map(drop)
 }
 
+/// Returns the refs that are pushed to.
 fn refs(root: &Path) -> Refs {
+    let mut refs = all_refs(root);
+    refs.retain(|name, _| !name.starts_with("appstream"));
+    refs
+}
+
+fn all_refs(root: &Path) -> Refs {
     let repo = Repo::open(&root.join("repo")).expect("it is a repository");
     repo.refs().expect("they can be read").into_iter().map(|(name, id)| (name.to_string(), id)).collect()
 }

@@ -1,8 +1,18 @@
 //! The keys that sign together.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 use crate::{SignError, SigningKey};
+
+/// Messages that are signed at a time, for each core: most of the time is waiting for `gpg-agent`.
+const THREADS_PER_CORE: usize = 2;
+
+/// The signatures of one message: pairs of the dictionary entry and one element of its array, in the order of the keys.
+pub type Signatures = Vec<(&'static str, Vec<u8>)>;
 
 /// Holds the keys that sign every commit or summary, in the order of the configuration.
 ///
@@ -38,11 +48,43 @@ impl SigningKeys {
         self.keys.iter().map(|key| &**key)
     }
 
-    /// Signs `data` with every key: pairs of the dictionary entry and one element of its array, in the order of the keys.
+    /// Signs `data` with every key.
     ///
     /// The first key that fails ends it, and no signature is returned: a commit is signed by all keys or not at all.
-    pub fn sign_all(&self, data: &[u8]) -> Result<Vec<(&'static str, Vec<u8>)>, SignError> {
+    pub fn sign_all(&self, data: &[u8]) -> Result<Signatures, SignError> {
         self.keys.iter().map(|key| Ok((key.metadata_key(), key.sign(data)?))).collect()
+    }
+
+    /// Signs each of `messages` with every key, several at a time: a signature of OpenPGP is a program that is waited for.
+    ///
+    /// The results are in the order of the messages. After the first failure no other signature is begun.
+    pub fn sign_each<M: AsRef<[u8]> + Sync>(&self, messages: &[M]) -> Result<Vec<Signatures>, SignError> {
+        let next = AtomicUsize::new(0);
+        let sign_some = || {
+            let mut signed = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(message) = messages.get(index) else { return Ok(signed) };
+                match self.sign_all(message.as_ref()) {
+                    Ok(signatures) => signed.push((index, signatures)),
+                    Err(error) => {
+                        next.store(messages.len(), Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from) * THREADS_PER_CORE;
+        let mut signed = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads.min(messages.len())).map(|_| scope.spawn(sign_some)).collect();
+            let mut signed = Vec::with_capacity(messages.len());
+            for thread in threads {
+                signed.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Ok(signed)
+        })?;
+        signed.sort_unstable_by_key(|&(index, _)| index);
+        Ok(signed.into_iter().map(|(_, signatures)| signatures).collect())
     }
 
     /// Tests every key with [`SigningKey::check`] and returns the first failure.

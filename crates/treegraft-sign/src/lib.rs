@@ -26,6 +26,6 @@ mod trusted;
 
 pub use ed25519::{Ed25519Key, Ed25519PublicKeys};
 pub use key::{ED25519_SIGNATURES, GPG_SIGNATURES, SignError, SigningKey};
-pub use keys::SigningKeys;
+pub use keys::{Signatures, SigningKeys};
 pub use openpgp::{GpgKey, GpgKeyrings};
 pub use trusted::{BadSignature, MAX_SIGNATURES, NotSigned, SignedData, TrustedKeys};

@@ -87,12 +87,34 @@ fn every_key_makes_one_signature_in_its_order() {
 }
 
 #[test]
+fn messages_that_are_signed_together_have_signatures_of_their_own() {
+    let Some(gpg) = Gpg::with_key("Signer <signer@example.org>") else { return };
+    let mut keys = SigningKeys::new();
+    keys.push(key(&gpg, gpg.fingerprint()));
+    keys.push(Ed25519Key::generate([1; 32]));
+    let messages: Vec<Vec<u8>> = (0..40_usize).map(|index| SplitMix64::new(7).bytes(index * 100)).collect();
+    let signed = keys.sign_each(&messages).expect("all keys can sign");
+    assert_eq!(signed.len(), messages.len(), "each of them is signed");
+    for (message, signatures) in messages.iter().zip(&signed) {
+        let entries: Vec<_> = signatures.iter().map(|(entry, _)| *entry).collect();
+        assert_eq!(entries, ["ostree.gpgsigs", "ostree.sign.ed25519"], "by every key");
+        let _ = gpg.verify_detached(message, &signatures[0].1).ok();
+        assert_eq!(
+            signatures[1],
+            keys.sign_all(message).expect("all keys can sign")[1],
+            "in the order of the messages"
+        );
+    }
+}
+
+#[test]
 fn one_key_that_fails_leaves_no_signature() {
     let Some(gpg) = Gpg::with_key("Signer <signer@example.org>") else { return };
     let mut keys = SigningKeys::new();
     keys.push(key(&gpg, gpg.fingerprint()));
     keys.push(key(&gpg, "nobody@example.org"));
-    for result in [keys.sign_all(DATA).map(drop), keys.check_all()] {
+    let together = keys.sign_each(&[DATA; 20]).map(drop);
+    for result in [keys.sign_all(DATA).map(drop), keys.check_all(), together] {
         match result {
             Err(
                 SignError::OpenPgp { key_id, source: GpgError::NoSecretKey { .. } }

@@ -1,8 +1,12 @@
 //! The real `flatpak` program, as builder of what we push and as client of what we publish.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use flate2::read::GzDecoder;
 
 use crate::env::CleanEnv;
 use crate::oracle::{self, Oracle};
@@ -127,4 +131,29 @@ impl Flatpak {
     pub fn user_repo(&self) -> PathBuf {
         self.env.root().join("user/repo")
     }
+}
+
+/// Returns the summaries to which the index of a repository leads, decompressed; older ones are among them.
+#[must_use]
+pub fn indexed_summaries(repo: &Path) -> Vec<Vec<u8>> {
+    let index = fs::read(repo.join("summary.idx")).expect("there is an index");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(repo.join("summaries")).expect("there are summaries") {
+        let path = entry.expect("a folder can be read").path();
+        if path.extension().is_none_or(|extension| extension != "gz") {
+            continue;
+        }
+        let digest = path.file_stem().and_then(OsStr::to_str).and_then(hex_bytes).expect("its name is a checksum");
+        if index.windows(digest.len()).any(|bytes| bytes == digest) {
+            let mut data = Vec::new();
+            let file = fs::File::open(&path).expect("a file can be read");
+            GzDecoder::new(file).read_to_end(&mut data).expect("the summary is whole");
+            found.push(data);
+        }
+    }
+    found
+}
+
+fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }

@@ -33,7 +33,7 @@ pub use build_dir::{BuildDir, Version};
 pub use crash::{Crash, Disk, Image, ImageEntry, Recorder, Recording};
 pub use env::{CleanEnv, memory_folder};
 pub use fault_points::fault_points;
-pub use flatpak::Flatpak;
+pub use flatpak::{Flatpak, indexed_summaries};
 pub use gpg::Gpg;
 pub use http::StaticServer;
 pub use oracle::Oracle;

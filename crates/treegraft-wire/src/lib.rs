@@ -7,7 +7,7 @@
 //! | `POST /api/v1/pushes` | [`OpenRequest`] | [`OpenAnswer`]: heads, limits, what is left of an earlier push |
 //! | `POST /api/v1/pushes/{id}/missing` | [`question`]: object names, binary | [`question::Presence`] of each, binary |
 //! | `POST /api/v1/pushes/{id}/objects` | [`stream`]: objects, framed | [`ObjectsAnswer`] |
-//! | `POST /api/v1/pushes/{id}/publish` | nothing | [`PublishEvent`]s, one JSON document a line |
+//! | `POST /api/v1/pushes/{id}/publish` | nothing, or a [`PublishRequest`] | [`PublishEvent`]s, one JSON document a line |
 //!
 //! Questions and objects go in as many requests at once as the server's limits allow. Unknown fields of JSON documents
 //! are ignored on both sides, and so are unknown features; what would change the meaning of a request gets a new path.
@@ -32,7 +32,9 @@ pub use open::{
     GraftMode, Limits, OPEN_EVENTS, OpenAnswer, OpenEvent, OpenRequest, Purpose, PushId, RefChange, RefOffer, RefState,
     Repository, Resumed, RetriedOffer, Verdict,
 };
-pub use publish::{Arrival, Holder, ObjectsAnswer, Phase, PublishEvent, Published, PublishedRef, Waiting};
+pub use publish::{
+    Arrival, Holder, ObjectsAnswer, Phase, PublishEvent, PublishRequest, Published, PublishedRef, Waiting,
+};
 
 /// The path below which this version of the API lives.
 pub const API_ROOT: &str = "/api/v1";

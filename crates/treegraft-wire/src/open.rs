@@ -11,6 +11,13 @@ use crate::{ApiError, lanes::LaneSecret, publish::Waiting};
 #[serde(transparent)]
 pub struct PushId(pub String);
 
+impl PushId {
+    /// Returns the name of the `number`th push of a connection, from 1 on, in the order in which they were asked for.
+    pub fn of_connection(number: u64) -> Self {
+        Self(number.to_string())
+    }
+}
+
 /// The client says who it is and what it wants to publish.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpenRequest {

@@ -27,8 +27,19 @@ pub struct ObjectsAnswer {
 pub struct Arrival {
     /// Bytes behind the first frame.
     pub bytes: u64,
+    /// Bytes of all object streams of the push in the same time.
+    #[serde(default)]
+    pub bytes_of_all: u64,
     /// From the first frame to the last one, in microseconds.
     pub micros: u64,
+}
+
+/// What a client says when it wants its push to be published. An empty body says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PublishRequest {
+    /// How many object streams of the push have to be taken before: the client need not wait for their answers.
+    #[serde(default)]
+    pub streams: u64,
 }
 
 /// One line of the answer to a publish request. The last one is [`Done`](Self::Done) or [`Failed`](Self::Failed).

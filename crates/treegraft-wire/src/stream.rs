@@ -21,6 +21,7 @@ use std::io::{self, Read, Write};
 
 use bytes::{Bytes, BytesMut};
 use treegraft_object::{Checksum, ObjectKind, ObjectName};
+use zstd::zstd_safe::CParameter;
 
 /// Largest chunk in bytes.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
@@ -32,8 +33,15 @@ pub const ZSTD: &str = "zstd";
 /// time. Higher levels save a few percent.
 const ZSTD_LEVEL: i32 = 3;
 
+/// The shortest match that is looked for, one byte less than with the level alone: a hundredth is saved for no time.
+const ZSTD_MIN_MATCH: u32 = 4;
+
 /// The window of the compression as a power of two, in bytes. It bounds the memory of the receiver.
 const ZSTD_WINDOW_LOG: u32 = 22;
+
+/// How much of a stream is one frame, in bytes. What is further back than the window has no use, and once zstd's ring of
+/// that size is full, it takes half as long again for the same.
+const FRAME_BYTES: usize = 1 << ZSTD_WINDOW_LOG;
 
 /// How the bytes of an object become the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,37 +142,65 @@ fn new_batch() -> BytesMut {
     BytesMut::with_capacity(2 * BATCH_BYTES + HEAD_BYTES + 2 * LENGTH_BYTES)
 }
 
-/// Compresses a stream.
-pub struct Compressor(zstd::Encoder<'static, Vec<u8>>);
+/// Compresses a stream, into one frame after the other.
+pub struct Compressor {
+    frame: Frame,
+    /// Bytes of the stream that are in the frame.
+    frame_bytes: usize,
+}
+
+type Frame = zstd::Encoder<'static, Vec<u8>>;
 
 impl Compressor {
     /// Starts a compressed stream.
     pub fn new() -> io::Result<Self> {
-        let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
-        encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
-        Ok(Self(encoder))
+        Ok(Self { frame: new_frame()?, frame_bytes: 0 })
     }
 
     /// Takes bytes of the stream, and returns what is compressed so far.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<Bytes> {
-        self.0.write_all(bytes)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.frame_bytes == FRAME_BYTES {
+                self.end_frame()?;
+            }
+            let (part, behind) = rest.split_at(rest.len().min(FRAME_BYTES - self.frame_bytes));
+            self.frame.write_all(part)?;
+            self.frame_bytes += part.len();
+            rest = behind;
+        }
         Ok(self.take())
     }
 
     /// Returns all that is not returned yet, so that the receiver gets the stream up to here.
     pub fn flush(&mut self) -> io::Result<Bytes> {
-        self.0.flush()?;
+        self.frame.flush()?;
         Ok(self.take())
     }
 
     /// Ends the stream, and returns the rest of it.
     pub fn finish(self) -> io::Result<Bytes> {
-        self.0.finish().map(Bytes::from)
+        self.frame.finish().map(Bytes::from)
+    }
+
+    fn end_frame(&mut self) -> io::Result<()> {
+        let compressed = std::mem::replace(&mut self.frame, new_frame()?).finish()?;
+        // The next frame follows it.
+        *self.frame.get_mut() = compressed;
+        self.frame_bytes = 0;
+        Ok(())
     }
 
     fn take(&mut self) -> Bytes {
-        Bytes::from(std::mem::take(self.0.get_mut()))
+        Bytes::from(std::mem::take(self.frame.get_mut()))
     }
+}
+
+fn new_frame() -> io::Result<Frame> {
+    let mut frame = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+    frame.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+    frame.set_parameter(CParameter::MinMatch(ZSTD_MIN_MATCH))?;
+    Ok(frame)
 }
 
 /// Reads a compressed stream.

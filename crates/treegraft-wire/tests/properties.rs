@@ -7,7 +7,7 @@ use treegraft_object::{Checksum, ObjectKind, ObjectName};
 use treegraft_wire::{
     ApiError, ErrorCode, PublishEvent,
     question::{self, Presence, QuestionError},
-    stream::{self, Batch, Encoding, StreamError},
+    stream::{self, Batch, Compressor, Encoding, StreamError},
 };
 
 fn name() -> impl Strategy<Value = ObjectName> {
@@ -90,6 +90,35 @@ fn a_large_object_is_cut_into_chunks() {
     let bytes = written(&objects);
     assert_eq!(read(&bytes).expect("valid"), objects, "chunks are put together again");
     assert!(bytes.len() < objects[0].1.len() + 200, "framing costs next to nothing");
+}
+
+#[test]
+fn a_compressed_stream_may_be_of_any_length() {
+    let line = |number: u32| format!("{number} {:x}\n", number.wrapping_mul(0x9e37_79b1));
+    let plain: Vec<u8> = (0..600_000).flat_map(|number| line(number).into_bytes()).collect();
+    assert!(plain.len() > 8 << 20, "it is longer than two windows");
+    // Pieces that end in the middle of frames, at their ends, and behind several of them.
+    for piece_bytes in [600_000, 1 << 20, 9 << 20] {
+        let mut compressor = Compressor::new().expect("it can compress");
+        let (mut compressed, mut done) = (Vec::new(), 0);
+        for piece in plain.chunks(piece_bytes) {
+            compressed.extend(compressor.write(piece).expect("memory takes everything"));
+            compressed.extend(compressor.flush().expect("memory takes everything"));
+            done += piece.len();
+            let mut sent = Vec::new();
+            let reader = stream::decompress(&compressed[..]).expect("it is a stream");
+            reader.take(done as u64).read_to_end(&mut sent).expect("what was flushed can be read before more comes");
+            assert!(sent == plain[..done], "it is what was written");
+        }
+        compressed.extend(compressor.finish().expect("memory takes everything"));
+        let mut read = Vec::new();
+        stream::decompress(&compressed[..]).and_then(|mut stream| stream.read_to_end(&mut read)).expect("it is whole");
+        assert!(read == plain, "pieces of {piece_bytes} bytes come back as one stream");
+        assert!(compressed.len() < plain.len(), "they are compressed");
+        let magic = [0x28, 0xb5, 0x2f, 0xfd];
+        let frames = compressed.windows(magic.len()).filter(|bytes| *bytes == magic).count();
+        assert!(frames > plain.len() >> 22, "a frame is no longer than the window: {frames} of {} bytes", plain.len());
+    }
 }
 
 #[test]

@@ -55,5 +55,7 @@ mod soak;
 mod source;
 #[path = "push/storage.rs"]
 mod storage;
+#[path = "push/summary.rs"]
+mod summary;
 #[path = "push/tree.rs"]
 mod tree;

@@ -8,7 +8,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -22,12 +22,22 @@ use crate::{
 };
 
 /// Smallest content object that is compared with an older one, in bytes: of a smaller one, the question costs as much.
-const MIN_COMPARED_BYTES: u64 = 1 << 10;
+pub(crate) const MIN_COMPARED_BYTES: u64 = 1 << 10;
+
+/// Smallest object that goes before others, in bytes: one that came last would keep a single stream for long.
+const LARGE_BYTES: u64 = 4 << 20;
+
+/// What a probe shall have at least of each object, in bytes.
+const PROBED_BYTES: u64 = 32 << 10;
 
 /// Objects in one question for signatures, and their bytes: the first answer shall come soon, and be put to use while the
 /// server works on the next.
 const QUESTION_OBJECTS: usize = 128;
 const QUESTION_BYTES: u64 = 8 << 20;
+
+/// Questions before the link was measured: if it is fast, the server works on their answers in vain. With a single one,
+/// nothing would be sent until the largest file was looked at.
+const FIRST_QUESTIONS: usize = 2;
 
 /// In which way objects go that could be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +102,14 @@ pub(crate) struct Board {
 #[derive(Debug)]
 struct State {
     way: Way,
-    /// Before the link was measured there is one question only: if it is fast, the server works on its answer in vain.
-    is_measured: bool,
+    /// Streams stay where they are from now on. What is large does not begin before: it would bind its stream to a
+    /// connection that all others are on as well.
+    is_settled: bool,
+    /// How many questions may still be asked: few before the link was measured, and then any number.
+    questions_left: usize,
     sent: Sent,
-    whole: VecDeque<PlannedObject>,
+    /// The large ones by their weight, all others in the order in which they came.
+    whole: ByWeight<PlannedObject>,
     candidates: ByWeight<Candidate>,
     comparable: ByWeight<Comparable>,
     /// Objects that the server is asked about.
@@ -112,20 +126,8 @@ pub(crate) struct Feed(Arc<Board>);
 impl Board {
     /// Makes an empty board. With [`Way::Whole`] nothing is compared.
     pub(crate) fn new(source: &Arc<Source>, way: Way) -> Arc<Self> {
-        let state = State {
-            way,
-            is_measured: false,
-            sent: Sent::default(),
-            whole: VecDeque::new(),
-            candidates: BTreeMap::new(),
-            comparable: BTreeMap::new(),
-            asked: 0,
-            added: 0,
-            is_planned: false,
-            is_given_up: false,
-        };
         Arc::new(Self {
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(way)),
             changed: Condvar::new(),
             questions: Notify::new(),
             places: OnceLock::new(),
@@ -138,7 +140,8 @@ impl Board {
         self.wait_for(State::take_whole)
     }
 
-    /// Takes the next object of a probe, which may be one that could be compared. Waits as [`next_whole`](Self::next_whole).
+    /// Takes the next object of a probe, which may be one that could be compared, but no large one. Waits as
+    /// [`next_whole`](Self::next_whole).
     pub(crate) fn next_of_probe(&self) -> Option<PlannedObject> {
         self.wait_for(State::take_for_probe)
     }
@@ -195,7 +198,7 @@ impl Board {
     fn take_question(&self, state: &mut State) -> Vec<(Candidate, Place)> {
         let mut question = Vec::new();
         let mut bytes = 0;
-        if !state.is_measured && state.asked > 0 {
+        if state.questions_left == 0 {
             return question;
         }
         while state.way == Way::Recipes && question.len() < QUESTION_OBJECTS && bytes < QUESTION_BYTES {
@@ -205,10 +208,11 @@ impl Board {
                     bytes += candidate.weight;
                     question.push((candidate, place));
                 }
-                None => state.whole.push_back(candidate.object),
+                None => state.add_whole(candidate.object, candidate.weight),
             }
         }
         state.asked += question.len();
+        state.questions_left -= usize::from(!question.is_empty());
         if !state.whole.is_empty() {
             self.changed.notify_all();
         }
@@ -225,7 +229,7 @@ impl Board {
                     let key = state.key(weight);
                     state.comparable.insert(key, Comparable { object, older });
                 }
-                None => state.whole.push_back(object),
+                None => state.add_whole(object, weight),
             }
         }
         self.tell_all(&state);
@@ -233,8 +237,12 @@ impl Board {
 
     /// Sends objects as they are that did not become what they should.
     pub(crate) fn send_whole(&self, objects: impl IntoIterator<Item = PlannedObject>) {
+        // It may take a look at the disk, for which nobody shall wait.
+        let weighed: Vec<_> = objects.into_iter().map(|object| (self.source.objects.weight(&object), object)).collect();
         let mut state = self.state();
-        state.whole.extend(objects);
+        for (weight, object) in weighed {
+            state.add_whole(object, weight);
+        }
         self.tell_all(&state);
     }
 
@@ -242,8 +250,13 @@ impl Board {
     pub(crate) fn go(&self, way: Way) {
         let mut state = self.state();
         state.way = way;
-        state.is_measured = true;
+        state.questions_left = usize::MAX;
         self.tell_all(&state);
+    }
+
+    /// Lets large objects go first, since each stream has its connection now.
+    pub(crate) fn settle(&self) {
+        self.state().is_settled = true;
     }
 
     /// Notes that bytes have left for the server, those of objects as they are stored.
@@ -288,11 +301,11 @@ impl Board {
         self.state().is_over()
     }
 
-    /// Takes all that is there, for a dry run.
+    /// Takes all that is there, in the order in which it would go, for a dry run.
     pub(crate) fn drain(&self) -> Vec<PlannedObject> {
         let mut state = self.state();
-        let candidates = std::mem::take(&mut state.candidates).into_values().map(|candidate| candidate.object);
-        std::mem::take(&mut state.whole).into_iter().chain(candidates).collect()
+        let candidates = std::mem::take(&mut state.candidates).into_values().rev().map(|candidate| candidate.object);
+        std::mem::take(&mut state.whole).into_values().rev().chain(candidates).collect()
     }
 
     fn tell_all(&self, state: &MutexGuard<'_, State>) {
@@ -308,21 +321,53 @@ impl Board {
 }
 
 impl State {
+    const fn new(way: Way) -> Self {
+        Self {
+            way,
+            is_settled: false,
+            questions_left: FIRST_QUESTIONS,
+            sent: Sent { whole_bytes: 0, as_recipes_bytes: 0 },
+            whole: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            comparable: BTreeMap::new(),
+            asked: 0,
+            added: 0,
+            is_planned: false,
+            is_given_up: false,
+        }
+    }
+
+    fn add_whole(&mut self, object: PlannedObject, weight: u64) {
+        let key = self.key(rank(weight));
+        self.whole.insert(key, object);
+    }
+
     fn take_whole(&mut self) -> Option<PlannedObject> {
-        if let Some(object) = self.whole.pop_front() {
-            return Some(object);
+        if !self.is_settled
+            && let Some(key) = self.whole.range(..(LARGE_BYTES, Reverse(u64::MAX))).next_back().map(|(&key, _)| key)
+        {
+            return self.whole.remove(&key);
         }
-        if self.way == Way::Whole {
-            let candidate = self.candidates.pop_last().map(|(_, candidate)| candidate.object);
-            return candidate.or_else(|| self.comparable.pop_last().map(|(_, comparable)| comparable.object));
+        if self.way == Way::Recipes {
+            return self.whole.pop_last().map(|(_, object)| object);
         }
-        None
+        let of_candidates = self.candidates.last_key_value().map_or(0, |(&(weight, _), _)| rank(weight));
+        let of_whole = self.whole.last_key_value().map(|(&(rank, _), _)| rank);
+        if of_whole.is_some_and(|of_whole| of_whole >= of_candidates) {
+            return self.whole.pop_last().map(|(_, object)| object);
+        }
+        let candidate = self.candidates.pop_last().map(|(_, candidate)| candidate.object);
+        candidate.or_else(|| self.comparable.pop_last().map(|(_, comparable)| comparable.object))
     }
 
     fn take_for_probe(&mut self) -> Option<PlannedObject> {
-        // The small ones: they save the least as recipes.
-        let candidate = self.candidates.pop_first().map(|(_, candidate)| candidate.object);
-        candidate.or_else(|| self.take_whole())
+        // Small ones save the least as recipes. But so many very small ones would show how fast they are opened.
+        let large_enough = self.candidates.range((PROBED_BYTES, Reverse(u64::MAX))..).next().map(|(&key, _)| key);
+        let key = large_enough.or_else(|| self.candidates.last_key_value().map(|(&key, _)| key));
+        let candidate = key.and_then(|key| self.candidates.remove(&key)).map(|candidate| candidate.object);
+        candidate
+            .or_else(|| self.whole.pop_first().map(|(_, object)| object))
+            .or_else(|| self.comparable.pop_first().map(|(_, comparable)| comparable.object))
     }
 
     fn take_comparable(&mut self) -> Option<Comparable> {
@@ -344,6 +389,11 @@ impl State {
     }
 }
 
+/// Tells what counts of a weight where only the large objects are in order.
+const fn rank(weight: u64) -> u64 {
+    if weight < LARGE_BYTES { 0 } else { weight }
+}
+
 impl Feed {
     pub(crate) fn new(board: &Arc<Board>) -> Self {
         Self(Arc::clone(board))
@@ -358,14 +408,14 @@ impl Feed {
     /// Adds an object, and its place if the server may have an older version of it.
     pub(crate) fn add(&self, object: PlannedObject, place: Option<FilePlace>) {
         // It may take a look at the disk, for which nobody shall wait.
-        let weight = place.as_ref().map_or(0, |_| self.0.source.objects.weight(&object));
+        let weight = self.0.source.objects.weight(&object);
         let mut state = self.0.state();
         match place {
             Some(place) if weight >= MIN_COMPARED_BYTES => {
                 let key = state.key(weight);
                 state.candidates.insert(key, Candidate { object, place, weight });
             }
-            _ => state.whole.push_back(object),
+            _ => state.add_whole(object, weight),
         }
     }
 
@@ -380,5 +430,82 @@ impl Drop for Feed {
         let mut state = self.0.state();
         state.is_planned = true;
         self.0.tell_all(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use treegraft_object::{Checksum, DirTreeId, ObjectKind, ObjectName};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn object(number: u8) -> PlannedObject {
+        let checksum = Checksum::from_bytes([number; Checksum::BYTES]);
+        PlannedObject { name: ObjectName { checksum, kind: ObjectKind::File }, bytes: None }
+    }
+
+    fn add_candidate(state: &mut State, number: u8, weight: u64) {
+        let key = state.key(weight);
+        let place = FilePlace { directory: DirTreeId(Checksum::of(b"")), name: "file".into() };
+        state.candidates.insert(key, Candidate { object: object(number), place, weight });
+    }
+
+    fn taken(mut take: impl FnMut() -> Option<PlannedObject>) -> Vec<u8> {
+        std::iter::from_fn(|| take().map(|object| object.name.checksum.as_bytes()[0])).collect()
+    }
+
+    #[test]
+    fn large_objects_go_first_and_all_others_in_order() {
+        let mut state = State::new(Way::Recipes);
+        state.is_settled = true;
+        for (number, weight) in [(1, 3 * MIB), (2, 5 * MIB), (3, 10), (4, 9 * MIB), (5, 2 * MIB)] {
+            state.add_whole(object(number), weight);
+        }
+        add_candidate(&mut state, 6, 7 * MIB);
+        add_candidate(&mut state, 7, 2 * MIB);
+        assert_eq!(taken(|| state.take_whole()), [4, 2, 1, 3, 5], "candidates go in parts");
+        assert_eq!(state.candidates.len(), 2);
+    }
+
+    #[test]
+    fn large_ones_among_those_that_could_be_compared_go_first_as_well() {
+        let mut state = State::new(Way::Whole);
+        state.is_settled = true;
+        for (number, weight) in [(1, 3 * MIB), (2, 5 * MIB), (3, 9 * MIB)] {
+            state.add_whole(object(number), weight);
+        }
+        for (number, weight) in [(4, 7 * MIB), (5, 2 * MIB), (6, 3 * MIB)] {
+            add_candidate(&mut state, number, weight);
+        }
+        assert_eq!(taken(|| state.take_whole()), [3, 4, 2, 1, 6, 5]);
+    }
+
+    #[test]
+    fn large_objects_begin_when_each_stream_has_its_connection() {
+        let mut state = State::new(Way::Whole);
+        for (number, weight) in [(1, 5 * MIB), (2, 10), (3, 4 * MIB - 1), (4, 4 * MIB), (5, 20)] {
+            state.add_whole(object(number), weight);
+        }
+        let mut number_taken = || state.take_whole().map(|object| object.name.checksum.as_bytes()[0]);
+        assert_eq!([number_taken(), number_taken()], [Some(2), Some(3)]);
+        state.is_settled = true;
+        assert_eq!(taken(|| state.take_whole()), [1, 4, 5]);
+        state.is_settled = false;
+        state.add_whole(object(6), 5 * MIB);
+        assert_eq!(taken(|| state.take_whole()), [6], "nothing else is left");
+    }
+
+    #[test]
+    fn a_probe_takes_what_is_neither_large_nor_very_small() {
+        let mut state = State::new(Way::Recipes);
+        for (number, weight) in [(1, 9 * MIB), (2, 1), (3, 2)] {
+            state.add_whole(object(number), weight);
+        }
+        for (number, weight) in [(4, 60 << 10), (5, 40 << 10), (6, 10 << 10)] {
+            add_candidate(&mut state, number, weight);
+        }
+        assert_eq!(taken(|| state.take_for_probe()), [5, 4, 6, 3, 2, 1]);
     }
 }

@@ -1,11 +1,14 @@
 //! Whether it pays to compare: asking for signatures, and measuring the link.
 //!
 //! A recipe saves bytes and costs time of both processors. So it pays on a slow link only. How fast the link is, is seen
-//! from a *probe*: some small objects go as they are in a stream of their own, and the server says in its answer how fast they
-//! came. After that, how much goes over the link in a while on the way that was taken tells whether the other way would
-//! have been faster: the server may be short of processors, or the link slower than it seemed.
+//! from a *probe*: some objects, no large ones, go as they are in a stream of their own, and the server says in its answer
+//! how fast they came, and everything else with them; another probe follows where that is not clear. A channel of ssh that
+//! is full says nothing about the link: as long as there may be more channels, objects go as they are. After that, how much
+//! goes over the link in a while on the way that was taken tells whether the other way would have been faster: the server may
+//! be short of processors, or the link slower than it seemed.
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +20,7 @@ use treegraft_wire::{Arrival, chunks::Place, question::Presence};
 use super::{
     Compare, Ends, Tasks,
     board::{Candidate, Older, Way},
-    stream::{self, Kind, Stream},
+    stream::{self, Departed, Kind},
 };
 use crate::PushError;
 
@@ -25,8 +28,15 @@ use crate::PushError;
 /// make about as many.
 const FAST_LINK_BYTES_PER_SEC: f64 = 28e6;
 
-/// Bytes of a probe: a slow link needs a tenth of a second for them, and a fast one long enough to be measured.
-const PROBE_BYTES: u64 = 1 << 20;
+/// Bytes of a probe: a slow link needs some hundredths of a second for them, and a fast one long enough to be measured.
+const PROBE_BYTES: u64 = 768 << 10;
+
+/// Bytes of objects a second of a link that may be fast: on a busy machine, a probe of a fast one may take several times as
+/// long as it should.
+const PERHAPS_FAST_BYTES_PER_SEC: Range<f64> = FAST_LINK_BYTES_PER_SEC / 4.0..FAST_LINK_BYTES_PER_SEC;
+
+/// How many times as fast as the first probe the second one must be for a third one to decide.
+const DOUBTFUL_RATIO: f64 = 1.5;
 
 /// How long a verdict holds: long enough that what waits in buffers does not count for much.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -45,7 +55,7 @@ pub(super) fn spawn(ends: &Ends, compare: Compare, tasks: &mut Tasks) {
 }
 
 /// Asks for signatures as long as there are candidates.
-async fn ask(ends: Ends) -> Result<Stream, PushError> {
+async fn ask(ends: Ends) -> Result<Vec<Departed>, PushError> {
     let mut questions = FuturesUnordered::new();
     let mut is_asking = true;
     loop {
@@ -57,7 +67,7 @@ async fn ask(ends: Ends) -> Result<Stream, PushError> {
             Some(answer) = questions.next(), if !questions.is_empty() => {
                 ends.board.answered(answer?);
             }
-            else => return Ok(Stream::default()),
+            else => return Ok(Vec::new()),
         }
     }
 }
@@ -105,19 +115,71 @@ async fn find_here(ends: &Ends, places: Vec<Place>) -> Result<(Vec<Place>, Vec<O
 }
 
 /// Measures the link, and then what goes over it, and decides how objects go.
-async fn measure(ends: Ends) -> Result<Stream, PushError> {
+async fn measure(ends: Ends) -> Result<Vec<Departed>, PushError> {
     let board = &ends.board;
-    let probe = stream::send(ends.clone(), Kind::Probe { bytes: PROBE_BYTES }, None).await?;
-    let Arrival { bytes, micros } = probe.arrival;
-    let mut rates = Rates { whole: rate(bytes, Duration::from_micros(micros)), as_recipes: FAST_LINK_BYTES_PER_SEC };
-    board.go(rates.better());
+    let mut rates = Rates { whole: 0.0, as_recipes: FAST_LINK_BYTES_PER_SEC };
+    let (mut probes, mut seen) = (Vec::new(), Vec::new());
+    while needs_probe(&seen) {
+        let Some(mut probe) = stream::send(ends.clone(), Kind::Probe { bytes: PROBE_BYTES }, None).await? else {
+            break;
+        };
+        let arrival = tokio::select! {
+            arrival = probe.arrival() => Some(arrival),
+            // Everything is on its way, and the publication shall not wait for what nobody needs to know.
+            () = board.over() => None,
+        };
+        probes.push(probe);
+        let Some(Arrival { bytes, bytes_of_all, micros }) = arrival else { return Ok(probes) };
+        // Another version of the server counts the probe alone.
+        seen.push(rate(bytes_of_all.max(bytes), Duration::from_micros(micros)));
+        // The first verdict holds until there is no doubt about another one.
+        if seen.len() == 1 || !needs_probe(&seen) {
+            rates.whole = verdict(&seen);
+            board.go(rates.better());
+        }
+    }
+    tokio::select! {
+        () = adjust(&ends, rates) => {}
+        () = board.over() => {}
+    }
+    Ok(probes)
+}
+
+/// Tells whether there should be another probe, after what was seen in those before, in bytes a second.
+///
+/// What they send as it is could have been sent in parts.
+fn needs_probe(seen: &[f64]) -> bool {
+    match *seen {
+        [] => true,
+        [first] => PERHAPS_FAST_BYTES_PER_SEC.contains(&first),
+        [first, second] => second > first * DOUBTFUL_RATIO,
+        _ => false,
+    }
+}
+
+/// Returns how fast the link is, in bytes a second: the faster one of two probes, since whatever holds one up says nothing about
+/// the link, and the median of three. A busy server may find a whole probe at once, as if it had come at once.
+fn verdict(seen: &[f64]) -> f64 {
+    let mut sorted = seen.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// Takes the other way whenever it would have been faster, again and again.
+async fn adjust(ends: &Ends, mut rates: Rates) {
+    let board = &ends.board;
+    if board.way() == Way::Recipes && ends.lanes.may_widen(rates.whole).await {
+        // What it carries is seen when there are more connections, and these come when objects go as they are.
+        board.go(Way::Whole);
+        ends.lanes.settled().await;
+    }
+    if let (Way::Whole, Some(basis)) = (board.way(), &ends.basis) {
+        basis.references.end();
+    }
     let mut before = board.sent();
     loop {
         let begun = Instant::now();
-        tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
-            () = board.over() => return Ok(probe),
-        }
+        tokio::time::sleep(INTERVAL).await;
         let sent = board.sent();
         match board.way() {
             Way::Recipes => rates.as_recipes = rate(sent.as_recipes_bytes - before.as_recipes_bytes, begun.elapsed()),
@@ -126,6 +188,9 @@ async fn measure(ends: Ends) -> Result<Stream, PushError> {
         before = sent;
         if rates.better() != board.way() {
             board.go(rates.better());
+            // What waits in buffers goes first, and says nothing about the other way.
+            tokio::time::sleep(INTERVAL).await;
+            before = board.sent();
         }
     }
 }
@@ -146,4 +211,29 @@ fn rate(bytes: u64, time: Duration) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
     let bytes = bytes as f64;
     bytes / time.as_secs_f64().max(1e-3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Probes as long as they are needed, and takes the verdict.
+    fn probed(rates: [f64; 3]) -> (usize, f64) {
+        let probes = (0..=3).find(|&probes| !needs_probe(&rates[..probes])).expect("three are enough");
+        (probes, verdict(&rates[..probes]))
+    }
+
+    #[test]
+    fn a_link_is_probed_again_where_it_may_be_faster() {
+        assert_eq!(probed([3e6, 60e6, 60e6]), (1, 3e6), "it is slow, whatever had held the probe up");
+        assert_eq!(probed([60e6, 3e6, 3e6]), (1, 60e6), "it is fast");
+        assert_eq!(probed([12e6, 13e6, 60e6]), (2, 13e6), "both say the same");
+        assert_eq!(probed([12e6, 4e6, 60e6]), (2, 12e6), "the second one was held up");
+    }
+
+    #[test]
+    fn a_probe_that_was_found_all_at_once_does_not_count() {
+        assert_eq!(probed([12e6, 600e6, 13e6]), (3, 13e6), "the second one was found at once");
+        assert_eq!(probed([12e6, 60e6, 58e6]), (3, 58e6), "the first one was held up");
+    }
 }

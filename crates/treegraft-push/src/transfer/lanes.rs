@@ -10,9 +10,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::watch;
 use treegraft_wire::lanes::LaneSecret;
 
-use super::{Ends, stream::Stream};
+use super::{Ends, stream::Departed};
 use crate::{Client, PushError, carrier::ssh::SshCarrier};
 
 /// The window of a channel of OpenSSH in bytes.
@@ -33,9 +34,26 @@ const POLL: Duration = Duration::from_millis(50);
 /// How often a round trip is measured: the shortest one counts.
 const PINGS: usize = 2;
 
+/// The part of its window a round trip that a channel which is full carries at least, in hundredths.
+const FULL_PERCENT: u64 = 80;
+
 /// The connections of a push.
 #[derive(Debug)]
-pub(super) struct Lanes(Mutex<Vec<Lane>>);
+pub(super) struct Lanes {
+    open: Mutex<Vec<Lane>>,
+    outlook: watch::Sender<Outlook>,
+}
+
+/// What is known of connections that are not open yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    /// How long a round trip is, is being measured.
+    Unknown,
+    /// There will be further ones, since one channel carries so little.
+    More { channel_bytes_per_sec: u64 },
+    /// There are those that there are.
+    Settled,
+}
 
 #[derive(Debug)]
 struct Lane {
@@ -49,7 +67,26 @@ struct Lane {
 impl Lanes {
     /// Begins with the connection that the push was opened on.
     pub(super) fn new(client: Client) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(vec![Lane { client, streams: 0, _carrier: None }])))
+        let open = Mutex::new(vec![Lane { client, streams: 0, _carrier: None }]);
+        Arc::new(Self { open, outlook: watch::Sender::new(Outlook::Unknown) })
+    }
+
+    /// Tells whether a link over which so many bytes a second go may carry more as soon as there are further connections.
+    pub(super) async fn may_widen(&self, bytes_per_sec: f64) -> bool {
+        let mut outlook = self.outlook.subscribe();
+        let known = outlook.wait_for(|&outlook| outlook != Outlook::Unknown).await;
+        known.is_ok_and(|outlook| outlook.is_narrow_for(bytes_per_sec))
+    }
+
+    /// Waits until there are all connections that there will be.
+    pub(super) async fn settled(&self) {
+        // It is an error that nobody could settle it any more.
+        let _ = self.outlook.subscribe().wait_for(|&outlook| outlook == Outlook::Settled).await;
+    }
+
+    /// Leaves it at the connections that there are.
+    pub(super) fn settle(&self) {
+        self.outlook.send_replace(Outlook::Settled);
     }
 
     /// Returns a place for a stream, where there are the fewest.
@@ -66,7 +103,21 @@ impl Lanes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outlook {
+    /// Tells whether what carries so many bytes a second at present is as full as it can be, and will carry more.
+    fn is_narrow_for(self, bytes_per_sec: f64) -> bool {
+        match self {
+            Self::More { channel_bytes_per_sec } => {
+                #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+                let full = (channel_bytes_per_sec * FULL_PERCENT / 100) as f64;
+                bytes_per_sec >= full
+            }
+            Self::Unknown | Self::Settled => false,
+        }
     }
 }
 
@@ -108,13 +159,14 @@ impl Drop for Seat {
 }
 
 /// Opens as many lanes as pay, up to one connection for each of `streams`.
-pub(super) async fn open(ends: Ends, secret: LaneSecret, streams: u32) -> Result<Stream, PushError> {
+pub(super) async fn open(ends: Ends, secret: LaneSecret, streams: u32) -> Result<Vec<Departed>, PushError> {
     tokio::select! {
         () = open_all(&ends, &secret, streams as usize) => {}
         // Everything is on its way.
         () = ends.board.over() => {}
     }
-    Ok(Stream::default())
+    ends.settle();
+    Ok(Vec::new())
 }
 
 async fn open_all(ends: &Ends, secret: &LaneSecret, streams: usize) {
@@ -130,6 +182,9 @@ async fn open_all(ends: &Ends, secret: &LaneSecret, streams: usize) {
     if connections < 2 {
         return;
     }
+    ends.lanes
+        .outlook
+        .send_replace(Outlook::More { channel_bytes_per_sec: carried_a_second(WINDOW_BYTES, round_trip) });
     while ends.board.sent().whole_bytes < WORTH_BYTES {
         tokio::time::sleep(POLL).await;
     }
@@ -140,6 +195,11 @@ async fn open_all(ends: &Ends, secret: &LaneSecret, streams: usize) {
             ends.lanes.add(client, carrier);
         }
     }
+}
+
+/// Returns how many bytes a second go when so many go in each round trip.
+fn carried_a_second(bytes: u64, round_trip: Duration) -> u64 {
+    bytes.saturating_mul(1000) / u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// Returns how many channels carry what is wanted.
@@ -159,5 +219,15 @@ mod tests {
         for (millis, connections) in [(0, 1), (1, 1), (20, 1), (26, 1), (30, 2), (70, 3), (100, 4), (100_000, 4)] {
             assert_eq!(wanted_connections(Duration::from_millis(millis)), connections, "{millis} ms");
         }
+    }
+
+    #[test]
+    fn a_channel_that_is_full_may_be_too_narrow() {
+        let channel_bytes_per_sec = carried_a_second(WINDOW_BYTES, Duration::from_millis(100));
+        assert_eq!(channel_bytes_per_sec, 20 << 20, "a window in each round trip");
+        let outlook = Outlook::More { channel_bytes_per_sec };
+        assert!(outlook.is_narrow_for(20e6), "it carries what it can");
+        assert!(!outlook.is_narrow_for(12e6), "the link carries less");
+        assert!(!Outlook::Settled.is_narrow_for(20e6), "no more channels will come");
     }
 }

@@ -4,16 +4,23 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io::{self, BufWriter, Read, Write},
+    panic::resume_unwind,
+    pin::Pin,
     sync::Arc,
 };
 
 use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, MaybeDone, maybe_done},
+};
 use hyper::body::Frame;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use treegraft_object::{ContentId, ObjectKind};
 use treegraft_repo::ReadError;
 use treegraft_wire::{
-    Arrival,
+    Arrival, ObjectsAnswer,
     chunks::{write_recipe, write_reference},
     stream::{self, Batch, Compressor, Encoding},
 };
@@ -47,20 +54,25 @@ pub(super) enum Kind {
 
 /// What became of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+pub(super) struct Arrived {
     pub(super) transferred: Transferred,
     /// Recipes of which the server has made something else.
     pub(super) to_be_sent_whole: Vec<PlannedObject>,
-    /// How fast it came to the server.
-    pub(super) arrival: Arrival,
-    /// Where another one is to go on.
-    moved_to: Option<Seat>,
 }
+
+/// A stream whose end is on its way.
+pub(super) struct Departed {
+    filled: Filled,
+    answer: Pin<Box<MaybeDone<Answer>>>,
+}
+
+type Answer = BoxFuture<'static, Result<ObjectsAnswer, ClientError>>;
 
 /// What a stream is filled with.
 struct Filled {
     transferred: Transferred,
     recipes: HashMap<ContentId, PlannedObject>,
+    /// Where another one is to go on.
     moved_to: Option<Seat>,
 }
 
@@ -72,19 +84,19 @@ enum First {
 
 /// Sends objects as they are stored until there are no more, in one stream after the other when it moves to another
 /// connection.
-pub(super) async fn send_whole(ends: Ends) -> Result<Stream, PushError> {
-    let mut total = Stream::default();
+pub(super) async fn send_whole(ends: Ends) -> Result<Vec<Departed>, PushError> {
+    let mut streams = Vec::new();
     let mut seat = Some(ends.lanes.seat());
     while seat.is_some() {
-        let stream = send(ends.clone(), Kind::Whole, seat).await?;
-        total.transferred.add(stream.transferred);
-        seat = stream.moved_to;
+        let Some(mut stream) = send(ends.clone(), Kind::Whole, seat).await? else { break };
+        seat = stream.filled.moved_to.take();
+        streams.push(stream);
     }
-    Ok(total)
+    Ok(streams)
 }
 
 /// Sends a stream, from the first object that there is to the end of its body; on the connection of its seat, if it has one.
-pub(super) async fn send(ends: Ends, kind: Kind, seat: Option<Seat>) -> Result<Stream, PushError> {
+pub(super) async fn send(ends: Ends, kind: Kind, seat: Option<Seat>) -> Result<Option<Departed>, PushError> {
     // A stream that has nothing to send is not opened: most pushes of a few objects need one.
     let board = Arc::clone(&ends.board);
     let first = move || match kind {
@@ -93,16 +105,18 @@ pub(super) async fn send(ends: Ends, kind: Kind, seat: Option<Seat>) -> Result<S
         Kind::Recipes => board.next_comparable().map(First::Recipe),
     };
     let Some(first) = tokio::task::spawn_blocking(first).await.map_err(|_| PushError::Worker)? else {
-        return Ok(Stream::default());
+        return Ok(None);
     };
     let (batches, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(WAITING_BATCHES);
     let body = futures_util::stream::unfold(receiver, |mut receiver| async {
         let batch = receiver.recv().await?;
         Some((batch.map(Frame::data), receiver))
     });
-    let Ends { client, push, source, reporter, board, .. } = ends;
+    let Ends { client, push, source, reporter, board, slots, .. } = ends;
+    // Of a stream that has left, the server may still take the rest.
+    let slot = slots.acquire_owned().await.expect("it is never closed");
     let client = seat.as_ref().map_or(client, Seat::client);
-    let filling = tokio::task::spawn_blocking(move || {
+    let mut filling = tokio::task::spawn_blocking(move || {
         let stream = Filler { objects: &source.objects, reporter: &*reporter, board: &board, batches: &batches };
         let filled = match first {
             First::Whole(first) => stream.fill_whole(first, kind, seat),
@@ -115,28 +129,66 @@ pub(super) async fn send(ends: Ends, kind: Kind, seat: Option<Seat>) -> Result<S
         filled
     });
     let encoding = (kind == Kind::Recipes).then_some(stream::ZSTD);
-    let answer = client.objects(&push, encoding, Box::pin(body)).await;
+    let request = async move {
+        let answer = client.objects(&push, encoding, Box::pin(body)).await;
+        drop(slot);
+        answer
+    };
+    // It ends by itself, since others wait for the slot. Only who drops it cancels it.
+    let request = AbortOnDropHandle::new(tokio::spawn(request));
+    let answer: Answer = async { request.await.unwrap_or_else(|error| resume_unwind(error.into_panic())) }.boxed();
+    let mut answer = Box::pin(maybe_done(answer));
+    let filled = tokio::select! {
+        () = &mut answer => None,
+        filled = &mut filling => Some(filled),
+    };
     // What the server says explains why the stream could not be filled further, not the other way round. Nothing waits for
     // the thread then: it ends with the request's body, which a server that has answered may leave unread.
-    if let Err(error @ (ClientError::Api(_) | ClientError::Answer { .. })) = answer {
-        return Err(error.into());
+    if let Some(Err(ClientError::Api(_) | ClientError::Answer { .. })) = answer.as_mut().output_mut() {
+        return Err(taken(answer).await.expect_err("it was looked at").into());
     }
-    match (answer, filling.await.map_err(|_| PushError::Worker)?) {
-        (_, Err(FillError::Read(error))) => Err(error.into()),
-        (Err(error), _) => Err(error.into()),
-        (Ok(_), Err(FillError::Closed)) => {
+    let filled = match filled {
+        Some(filled) => filled,
+        None => filling.await,
+    };
+    match filled.map_err(|_| PushError::Worker)? {
+        Ok(filled) => Ok(Some(Departed { filled, answer })),
+        Err(FillError::Read(error)) => Err(error.into()),
+        Err(FillError::Closed) => {
+            taken(answer).await?;
             let reason = "it came before all objects of its stream were sent".to_owned();
             Err(ClientError::Answer { reason }.into())
         }
-        (Ok(answer), Ok(mut filled)) => {
-            let to_be_sent_whole: Vec<_> =
-                answer.to_be_sent_whole.iter().filter_map(|id| filled.recipes.remove(id)).collect();
-            // They are counted when they are sent.
-            filled.transferred.objects -= to_be_sent_whole.len() as u64;
-            filled.transferred.recipes -= to_be_sent_whole.len() as u64;
-            let transferred = Transferred { stored_bytes: answer.bytes, ..filled.transferred };
-            Ok(Stream { transferred, to_be_sent_whole, arrival: answer.arrival, moved_to: filled.moved_to })
-        }
+    }
+}
+
+async fn taken(mut answer: Pin<Box<MaybeDone<Answer>>>) -> Result<ObjectsAnswer, ClientError> {
+    answer.as_mut().await;
+    answer.as_mut().take_output().expect("it is done, and was not taken before")
+}
+
+impl Departed {
+    /// Waits for the server's answer, and returns how fast the stream came.
+    pub(super) async fn arrival(&mut self) -> Arrival {
+        self.answer.as_mut().await;
+        self.answer
+            .as_mut()
+            .output_mut()
+            .and_then(|answer| answer.as_ref().ok())
+            .map_or_else(Arrival::default, |answer| answer.arrival)
+    }
+
+    /// Waits for the server's answer.
+    pub(super) async fn arrived(self) -> Result<Arrived, PushError> {
+        let Self { mut filled, answer } = self;
+        let answer = taken(answer).await?;
+        let to_be_sent_whole: Vec<_> =
+            answer.to_be_sent_whole.iter().filter_map(|id| filled.recipes.remove(id)).collect();
+        // They are counted when they are sent.
+        filled.transferred.objects -= to_be_sent_whole.len() as u64;
+        filled.transferred.recipes -= to_be_sent_whole.len() as u64;
+        let transferred = Transferred { stored_bytes: answer.bytes, ..filled.transferred };
+        Ok(Arrived { transferred, to_be_sent_whole })
     }
 }
 
@@ -260,9 +312,13 @@ impl Filler<'_> {
                     Older::Chunks(signature) => {
                         write_recipe(signature, &header, content_bytes, content, &mut out).map(drop)
                     }
-                    Older::File { basis, id } => {
-                        let older = basis.open_file(*id).map_err(FillError::Read)?;
-                        write_reference(*id, older, &header, (content_bytes, content), &mut out)
+                    Older::File { basis, id: older } => {
+                        if let Some(made) = basis.references.take(id, *older) {
+                            out.write_all(&made)
+                        } else {
+                            let file = basis.open_file(*older).map_err(FillError::Read)?;
+                            write_reference(*older, file, &header, (content_bytes, content), &mut out)
+                        }
                     }
                 };
                 written.and_then(|()| out.flush()).map_err(|source| {

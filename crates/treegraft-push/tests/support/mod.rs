@@ -45,7 +45,7 @@ impl Worker {
             let mut data = Vec::new();
             let info = filez::write(&header, content.len() as u64, &mut { *content }, 0, &mut data).expect("valid");
             self.write(info.id.into(), &data);
-            tree.files.push((format!("file{index}"), info.id));
+            tree.files.push((format!("file{index:03}"), info.id));
         }
         let meta = DirMeta { uid: 0, gid: 0, mode: 0o40_755, xattrs };
         let (metadata, subject, body) = (Dict::new(), "A subject".to_owned(), String::new());

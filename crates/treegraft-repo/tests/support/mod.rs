@@ -118,18 +118,23 @@ pub(crate) const CACHE: &str = "cache";
 
 /// A whole push: every ref of `source` is moved to its commit there, and the summary is written.
 pub(crate) fn push(target: &Path, source: &Path) -> Result<(), AnyError> {
-    push_without_cleaning(target, source)?.remove()?;
+    let (staging, lock) = push_without_cleaning(target, source)?;
+    drop(lock);
+    staging.remove()?;
     Ok(())
 }
 
 /// The same, but what others have left is looked through, and a cache is written.
+///
+/// The lock is taken once: another test's process may hold a copy of it ([`TURN`]), and who waits passes points of its own.
 pub(crate) fn push_and_retire(target: &Path, source: &Path) -> Result<(), AnyError> {
-    let staging = push_without_cleaning(target, source)?;
+    let (staging, lock) = push_without_cleaning(target, source)?;
     let repo = Repo::open(target)?;
     let main = repo.refs()?.into_values().next().ok_or("there are refs")?;
     staging.forget_commit_meta(main)?;
-    summary::sync_foreign(&repo, &PublishLock::acquire(&repo, &mut |_| {})?)?;
-    cache::write(&PublishLock::acquire(&repo, &mut |_| {})?, CACHE, b"saves work")?;
+    summary::sync_foreign(&repo, &lock)?;
+    cache::write(&lock, CACHE, b"saves work")?;
+    drop(lock);
     staging.retire(&repo, &[], NOW_SECS)?;
     Ok(())
 }
@@ -149,7 +154,7 @@ fn signatures() -> Dict {
     Dict::from_iter([("x.test", treegraft_object::gvariant::Variant::string("signature"))])
 }
 
-fn push_without_cleaning(target: &Path, source: &Path) -> Result<Staging, AnyError> {
+fn push_without_cleaning(target: &Path, source: &Path) -> Result<(Staging, PublishLock), AnyError> {
     let (repo, source) = (Repo::open(target)?, open(source));
     let _lock = RepoLock::acquire(&repo, LockKind::Shared, &mut |_| {})?;
     let (staging, _) = Staging::open(&repo)?;
@@ -173,7 +178,16 @@ fn push_without_cleaning(target: &Path, source: &Path) -> Result<Staging, AnyErr
     let committed = transaction.prepare()?.commit()?;
     summary::write(&repo, &lock, &summary::build(&repo, NOW_SECS, &Dict::new())?, Some(&signatures()))?;
     committed.finish()?;
-    Ok(staging)
+    Ok((staging, lock))
+}
+
+/// Lists what a repository has in `.treegraft` besides what stays after every push.
+///
+/// An empty queue is none of it: a process that another test has just started holds copies of all locks until it has become
+/// another program, and whoever comes meanwhile has to wait.
+pub(crate) fn left_behind(repo: &Path) -> Vec<String> {
+    let stays = ["publish.lock", "staging/", CACHE, "queue/"];
+    paths(&repo.join(".treegraft")).into_iter().filter(|path| !stays.contains(&path.as_str())).collect()
 }
 
 /// Returns all paths below a directory, sorted, directories with a `/` behind them.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use treegraft_object::{DirTreeId, ObjectKind, ObjectName};
-use treegraft_repo::Find;
+use treegraft_repo::{Closure, Find};
 use treegraft_wire::{
     ApiError, ErrorCode,
     question::{self, NAME_BYTES, Presence},
@@ -20,9 +20,15 @@ use crate::{
 };
 
 pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
-    let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.question_slot()?;
-    let bytes = deadline.bound(body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES)).await?;
+    // A question may come right behind the opening of its push. It is read first: what waits unread fills the connection's
+    // window, and the opening may have to come through it.
+    let reading = body::collect(body, MAX_QUESTION_NAMES as usize * NAME_BYTES);
+    let bytes = match connection.pushes.get(id).map(|(_, deadline)| deadline) {
+        Ok(deadline) => deadline.bound(reading).await?,
+        Err(_) => reading.await?,
+    };
+    let session = connection.pushes.opened(id).await?;
     let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     drop(bytes);
     let receiver = Arc::clone(&connection.receiver);
@@ -39,16 +45,23 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
 /// proves nothing: an interrupted prune or a partial pull leaves dirtrees without their children.
 fn presence(receiver: &Receiver, session: &Session, names: &[ObjectName]) -> Result<Vec<Presence>, ApiError> {
     let view = session.staging()?.view(&receiver.repo);
-    let look = |name: ObjectName| {
-        Ok(if !view.has(name)? {
-            Presence::Missing
-        } else if name.kind != ObjectKind::DirTree
-            || session.knowledge.look(&receiver.repo, |published| published.check_dirtree(DirTreeId(name.checksum)))?
-        {
-            Presence::Complete
-        } else {
-            Presence::Here
-        })
-    };
-    names.iter().map(|&name| look(name).map_err(from_read)).collect()
+    let look_at = |name| Ok(if view.has(name)? { Presence::Complete } else { Presence::Missing });
+    let mut presence: Vec<_> = names.iter().map(|&name| look_at(name)).collect::<Result<_, _>>().map_err(from_read)?;
+    let mut dirtrees: Vec<_> = names
+        .iter()
+        .zip(&mut presence)
+        .filter(|(name, presence)| name.kind == ObjectKind::DirTree && **presence == Presence::Complete)
+        .collect();
+    if !dirtrees.is_empty() {
+        let look_below = |published: &mut Closure<'_>| {
+            dirtrees.iter_mut().try_for_each(|(name, presence)| {
+                if !published.check_dirtree(DirTreeId(name.checksum))? {
+                    **presence = Presence::Here;
+                }
+                Ok(())
+            })
+        };
+        session.knowledge.look(&receiver.repo, look_below).map_err(from_read)?;
+    }
+    Ok(presence)
 }

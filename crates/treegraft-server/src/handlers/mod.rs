@@ -19,8 +19,24 @@ mod recipe;
 mod signatures;
 
 /// Answers one request.
-pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Answer {
-    route(connection, request).await.unwrap_or_else(|error| error_answer(&error))
+///
+/// A push is named before this returns, so that what follows right behind its opening finds it.
+pub(crate) fn answer(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Answer> + Send + use<> {
+    let opening = is_open(&request).then(|| connection.pushes.begin());
+    async move {
+        let answer = match opening {
+            Some(opening) => open::post(&connection, opening, request.into_body()).await,
+            None => route(&connection, request).await,
+        };
+        answer.unwrap_or_else(|error| error_answer(&error))
+    }
+}
+
+fn is_open(request: &Request<Incoming>) -> bool {
+    request.method() == Method::POST && request.uri().path().strip_prefix(API_ROOT) == Some("/pushes")
 }
 
 async fn route(connection: &Arc<Connection>, request: Request<Incoming>) -> Result<Answer, ApiError> {
@@ -30,11 +46,10 @@ async fn route(connection: &Arc<Connection>, request: Request<Incoming>) -> Resu
     let segments: Vec<&str> =
         path.strip_prefix(API_ROOT).map(|rest| rest.split('/').skip(1).collect()).unwrap_or_default();
     match (request.method(), &segments[..]) {
-        (&Method::POST, ["pushes"]) => open::post(connection, request.into_body()).await,
         (&Method::POST, ["pushes", id, "missing"]) => missing::post(connection, id, request.into_body()).await,
         (&Method::POST, ["pushes", id, "objects"]) => objects::post(connection, id, request).await,
         (&Method::POST, ["pushes", id, "signatures"]) => signatures::post(connection, id, request.into_body()).await,
-        (&Method::POST, ["pushes", id, "publish"]) => publish::post(connection, id),
+        (&Method::POST, ["pushes", id, "publish"]) => publish::post(connection, id, request.into_body()).await,
         _ => Err(not_found()),
     }
 }

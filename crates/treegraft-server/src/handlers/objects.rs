@@ -2,10 +2,17 @@
 
 use std::{
     io::{self, Read},
-    sync::{Arc, PoisonError},
+    panic::resume_unwind,
+    sync::{
+        Arc, PoisonError,
+        atomic::Ordering,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, Scope, ScopedJoinHandle},
 };
 
 use hyper::{Request, StatusCode, body::Incoming, header::CONTENT_ENCODING};
+use tokio::runtime::Handle;
 use treegraft_object::limits::{MAX_DETACHED_METADATA_BYTES, MAX_METADATA_BYTES};
 use treegraft_object::{ContentId, ObjectKind, ObjectName};
 use treegraft_repo::{Staged, Staging};
@@ -27,23 +34,28 @@ use crate::{
 const CONTENT_SIZE_OFFSET: usize = 8;
 const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
 
+/// Recipes of fewer bytes are read as a whole, so that another thread can follow them.
+const HELPED_BYTES: u64 = 128 << 10;
+
 pub(super) async fn post(connection: &Connection, id: &str, request: Request<Incoming>) -> Result<Answer, ApiError> {
     let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.stream_slot()?;
     let stream = Session::begin_stream(session)?;
     let is_compressed = is_compressed(&connection.receiver, &request)?;
-    let body = BlockingBody::new(request.into_body(), deadline);
+    let body = BlockingBody::new(request.into_body(), deadline, Arc::clone(stream.arrived_bytes()));
     let arrival = body.arrival();
     let receiver = Arc::clone(&connection.receiver);
     let taking = move || {
         // Both are held as long as the thread works, also for a client that does not wait for the answer.
         let _slot = slot;
-        if is_compressed {
+        let answer = if is_compressed {
             let body = stream::decompress(body).map_err(|error| from_stream(&error.into()))?;
-            take(&receiver, &stream, body)
+            take(&receiver, &stream, body)?
         } else {
-            take(&receiver, &stream, body)
-        }
+            take(&receiver, &stream, body)?
+        };
+        stream.finish(&answer);
+        Ok(answer)
     };
     let mut answer = deadline.bound(blocking(&connection.receiver, taking)).await?;
     answer.arrival = *arrival.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,26 +75,125 @@ fn is_compressed(receiver: &Receiver, request: &Request<Incoming>) -> Result<boo
 }
 
 fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<ObjectsAnswer, ApiError> {
-    let staging = session.staging()?;
-    let mut answer = ObjectsAnswer::default();
-    let mut objects = stream::Reader::new(body);
-    while let Some((name, encoding, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
-        session.budget.take_object()?;
-        let mut object = session.budget.metered(object);
-        let staged = match encoding {
-            Encoding::Archive => stage(receiver, session, staging, name, &mut object).map(Some),
-            Encoding::Recipe | Encoding::Reference => {
-                recipe::stage(receiver, session, staging, name, encoding, &mut object)
+    let taker = Taker { receiver, session, staging: session.staging()? };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let mut helper = None;
+        let mut answer = ObjectsAnswer::default();
+        let mut objects = stream::Reader::new(body);
+        while let Some((name, encoding, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
+            session.budget.take_object()?;
+            let mut object = session.budget.metered(object);
+            if encoding == Encoding::Archive {
+                taker.take_archived(name, &mut object, &mut answer)?;
+                continue;
             }
+            // Each of those that work has buffers: more than there are cores gain nothing.
+            let is_core_free = session.makers.load(Ordering::Relaxed) < cores;
+            let mut start = Vec::new();
+            if is_core_free {
+                let reading = object.by_ref().take(HELPED_BYTES).read_to_end(&mut start);
+                reading.map_err(|error| taker.explain(recipe::refusal(name, &error.into())))?;
+            }
+            if is_core_free && (start.len() as u64) < HELPED_BYTES {
+                let helper = helper.get_or_insert_with(|| Helper::start(scope, taker));
+                match helper.recipes.try_send((name, encoding, start)) {
+                    Ok(()) => continue,
+                    Err(TrySendError::Full((_, _, recipe))) => start = recipe,
+                    // It says why when it is joined.
+                    Err(TrySendError::Disconnected(_)) => break,
+                }
+            }
+            taker.make(name, encoding, &mut io::Cursor::new(start).chain(object), &mut answer)?;
+        }
+        if let Some(helper) = helper {
+            let ObjectsAnswer { objects, bytes, already_there, to_be_sent_whole, .. } = helper.finish()?;
+            answer.objects += objects;
+            answer.bytes += bytes;
+            answer.already_there += already_there;
+            answer.to_be_sent_whole.extend(to_be_sent_whole);
+        }
+        Ok(answer)
+    })
+}
+
+/// Makes objects beside the thread that reads their stream. A client fills streams faster than objects can be made, so at the
+/// end a single stream would have much work left, and every other core none.
+struct Helper<'scope> {
+    recipes: SyncSender<(ObjectName, Encoding, Vec<u8>)>,
+    thread: ScopedJoinHandle<'scope, Result<ObjectsAnswer, ApiError>>,
+}
+
+impl<'scope> Helper<'scope> {
+    fn start(scope: &'scope Scope<'scope, '_>, taker: Taker<'scope>) -> Self {
+        // It takes nothing before it has nothing else to do.
+        let (recipes, to_do) = sync_channel(0);
+        let runtime = Handle::current();
+        let make_all = move || {
+            // What is staged is flushed on the runtime.
+            let _entered = runtime.enter();
+            let mut answer = ObjectsAnswer::default();
+            for (name, encoding, recipe) in to_do {
+                taker.make(name, encoding, &mut Vec::as_slice(&recipe), &mut answer)?;
+            }
+            Ok(answer)
         };
-        // An object that breaks off because the push is too large is no damaged object.
-        let staged = staged.map_err(|error| session.budget.refusal().unwrap_or(error))?;
-        let Some(staged) = staged else {
-            answer.to_be_sent_whole.push(ContentId(name.checksum));
-            continue;
-        };
-        if let Some(flush) = staging.due_flush(&staged) {
-            receiver.work.spawn_blocking(|| flush.run());
+        Self { recipes, thread: scope.spawn(make_all) }
+    }
+
+    /// Waits for what it is at.
+    fn finish(self) -> Result<ObjectsAnswer, ApiError> {
+        drop(self.recipes);
+        self.thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+/// Takes objects into the staging area of a push.
+#[derive(Clone, Copy)]
+struct Taker<'t> {
+    receiver: &'t Receiver,
+    session: &'t Session,
+    staging: &'t Staging,
+}
+
+impl Taker<'_> {
+    fn take_archived(
+        self,
+        name: ObjectName,
+        object: &mut impl Read,
+        answer: &mut ObjectsAnswer,
+    ) -> Result<(), ApiError> {
+        let staged = stage(self.receiver, self.session, self.staging, name, object);
+        self.note(staged.map_err(|error| self.explain(error))?, answer);
+        Ok(())
+    }
+
+    fn make(
+        self,
+        name: ObjectName,
+        encoding: Encoding,
+        recipe: &mut impl Read,
+        answer: &mut ObjectsAnswer,
+    ) -> Result<(), ApiError> {
+        let makers = &self.session.makers;
+        let _before = makers.fetch_add(1, Ordering::Relaxed);
+        let made = recipe::stage(self.receiver, self.session, self.staging, name, encoding, recipe);
+        let _before = makers.fetch_sub(1, Ordering::Relaxed);
+        match made.map_err(|error| self.explain(error))? {
+            Some(staged) => self.note(staged, answer),
+            None => answer.to_be_sent_whole.push(ContentId(name.checksum)),
+        }
+        Ok(())
+    }
+
+    /// An object that breaks off because the push is too large is no damaged object.
+    fn explain(self, error: ApiError) -> ApiError {
+        self.session.budget.refusal().unwrap_or(error)
+    }
+
+    fn note(self, staged: Staged, answer: &mut ObjectsAnswer) {
+        if let Some(flush) = self.staging.due_flush(&staged) {
+            self.receiver.work.spawn_blocking(|| flush.run());
         }
         if staged.is_new {
             answer.objects += 1;
@@ -91,7 +202,6 @@ fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<Objec
             answer.already_there += 1;
         }
     }
-    Ok(answer)
 }
 
 /// Takes one object.

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
-use treegraft_wire::{ApiError, ErrorCode, Phase, PublishEvent};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use treegraft_wire::{ApiError, ErrorCode, Phase, PublishEvent, PublishRequest};
 
 use crate::{
     Receiver,
@@ -15,33 +15,48 @@ use crate::{
     connection::Connection,
     hooks,
     publish::{self, Done},
+    pushes::Taken,
     session::Session,
 };
 
+/// Largest request in bytes: it has one number.
+const MAX_REQUEST_BYTES: usize = 4096;
+
 /// Publishes on a blocking thread and answers with its events as they come.
 ///
-/// A client that goes away meanwhile does not stop it: the refs are moved as a whole or not at all.
-pub(super) fn post(connection: &Connection, id: &str) -> Result<Answer, ApiError> {
-    let session = connection.pushes.take(id)?;
-    let (lines, events) = mpsc::unbounded_channel();
-    let receiver = Arc::clone(&connection.receiver);
+/// A client that goes away while its push waits for its turn takes it back. Later that stops nothing: the refs are moved as
+/// a whole or not at all.
+pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
+    let (streams, deadline) = {
+        let (session, deadline) = connection.pushes.get(id)?;
+        (Arc::clone(session.streams()), deadline)
+    };
+    let waiting = async {
+        let PublishRequest { streams: awaited } = body::json_or_default(body, MAX_REQUEST_BYTES).await?;
+        streams.taken(awaited).await
+    };
+    deadline.bound(waiting).await?;
+    let Taken { session, lanes } = connection.pushes.take(id)?;
+    let (lines, answer) = body::lines_answer();
+    let (receiver, gone) = (Arc::clone(&connection.receiver), connection.gone.clone());
     connection.receiver.work.spawn_blocking(move || {
-        let mut report = |event: PublishEvent| {
-            let mut line = serde_json::to_vec(&event).expect("events have no maps with odd keys");
-            line.push(b'\n');
-            // Nobody may be listening any more.
-            let _ = lines.send(Bytes::from(line));
-        };
-        let last = run(&receiver, session, &mut report);
-        report(last);
+        let last = run(&receiver, session, &gone, &mut |event| lines.send(&event));
+        lines.send(&last);
+        // The answers to their streams may have been on the way until now.
+        drop(lanes);
     });
-    Ok(body::lines_answer(events))
+    Ok(answer)
 }
 
 /// Publishes and returns the last event. The push is over then, and its locks are free.
-fn run(receiver: &Receiver, session: Arc<Session>, report: &mut dyn FnMut(PublishEvent)) -> PublishEvent {
+fn run(
+    receiver: &Receiver,
+    session: Arc<Session>,
+    gone: &CancellationToken,
+    report: &mut dyn FnMut(PublishEvent),
+) -> PublishEvent {
     // The client must hear of a panic: an answer that only breaks off looks like a bad connection.
-    let published = catch_unwind(AssertUnwindSafe(|| publish::run(receiver, &session, report)));
+    let published = catch_unwind(AssertUnwindSafe(|| publish::run(receiver, &session, gone, report)));
     match published {
         Ok(Ok(Done { mut published, hook })) => {
             // A question of the same push may still hold it; then the next push cleans up.

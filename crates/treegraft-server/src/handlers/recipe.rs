@@ -74,7 +74,8 @@ fn made(name: ObjectName, staged: Result<Staged, StagingError>) -> Result<Option
     }
 }
 
-fn refusal(name: ObjectName, error: &RecipeError) -> ApiError {
+/// Refuses a recipe.
+pub(super) fn refusal(name: ObjectName, error: &RecipeError) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, format!("The recipe of `{name}` cannot be followed: {}", chain(error)))
         .of_object(&name)
 }

@@ -310,14 +310,14 @@ impl Wire {
         self.post(&format!("pushes/{push}/publish"), Bytes::new()).await
     }
 
-    /// Begins a publication and gives up its answer once `event` has come.
-    pub(crate) async fn publish_until(&self, push: &str, event: &str) {
+    /// Begins a publication and gives up its answer once `told` has come in it.
+    pub(crate) async fn publish_until(&self, push: &str, told: &str) {
         let uri = format!("http://treegraft/api/v1/pushes/{push}/publish");
         let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
         let request = Request::builder().method(Method::POST).uri(uri).body(body).expect("a valid request");
         let response = self.requests.clone().send_request(request).await.expect("there is an answer");
         let (mut body, mut text) = (response.into_body(), String::new());
-        while !text.contains(&format!("\"event\":\"{event}\"")) {
+        while !text.contains(told) {
             let frame = body.frame().await.expect("the event comes").expect("the connection holds");
             text += &String::from_utf8_lossy(&frame.into_data().unwrap_or_default());
         }

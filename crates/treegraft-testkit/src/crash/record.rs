@@ -69,8 +69,12 @@ impl Recorder {
     #[track_caller]
     #[must_use = "a run that nobody looks at proves nothing"]
     pub fn run_with(&self, options: &[String], command: &Command) -> Run {
-        let fixed = ["-f", "-q", "-o", "/dev/null"].map(OsString::from);
-        self.trace(fixed.into_iter().chain(options.iter().map(OsString::from)).chain(["--".into()]), command)
+        self.trace(unrecorded(options), command)
+    }
+
+    /// Returns the words to put before a command so that it runs as in [`run_with`](Self::run_with).
+    pub fn prefix_with(&self, options: &[String]) -> Vec<OsString> {
+        std::iter::once(self.strace.clone().into_os_string()).chain(unrecorded(options)).collect()
     }
 
     #[track_caller]
@@ -81,6 +85,12 @@ impl Recorder {
         traced.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
         Run::of(&mut traced)
     }
+}
+
+/// Returns the options of `strace` with which nothing is recorded.
+fn unrecorded(options: &[String]) -> impl Iterator<Item = OsString> {
+    let fixed = ["-f", "-q", "-o", "/dev/null"].map(OsString::from);
+    fixed.into_iter().chain(options.iter().map(OsString::from)).chain(["--".into()])
 }
 
 impl Recording {
@@ -253,9 +263,8 @@ impl Replay {
     }
 
     fn play_open(&mut self, call: &Call) -> Result<(), TooEarly> {
-        let is_at = call.name.starts_with("openat");
-        let (base, path) = if is_at { (call.args.first(), call.args.get(1)) } else { (None, call.args.first()) };
-        let Some(path) = self.below(base, path) else { return Ok(()) };
+        // The name that was given may lead through a link; what was opened in the end is known.
+        let Some(path) = self.below(Some(&call.result), None) else { return Ok(()) };
         let has = |flag: &str| call.args.iter().any(|arg| arg.has_flag(flag));
         assert!(call.name != "creat" && call.name != "openat2", "not recorded: {call:?}");
         if has("O_TMPFILE") {
@@ -360,6 +369,10 @@ impl Replay {
         };
         assert!(!flags.is_some_and(|flags| flags.has_flag("RENAME_EXCHANGE")), "not recorded: {call:?}");
         let node = self.disk.find(&from).ok_or(TooEarly)?;
+        if self.disk.find(&to) == Some(node) {
+            // Two names of one file both stay.
+            return Ok(());
+        }
         let (directory, name) = self.disk.place(&to).ok_or(TooEarly)?;
         let (old_directory, old_name) = self.disk.place(&from).ok_or(TooEarly)?;
         let taken = Change::Entry { directory: old_directory, name: old_name, to: None };

@@ -44,9 +44,9 @@ impl<R: Read> Basis<R> {
     }
 
     fn read_on(&mut self) -> Result<(), RecipeError> {
-        // Bytes are moved to the front once in a window, not at each read.
+        // Bytes are moved to the front once in half a window, not at each read.
         let window = usize::try_from(WINDOW_BYTES).expect("a window fits in memory") + READ_BYTES;
-        if self.buffer.len() >= 2 * window {
+        if self.buffer.len() >= window + window / 2 {
             let passed = self.buffer.len() - window;
             self.buffer.drain(..passed);
             self.buffer_offset += passed as u64;

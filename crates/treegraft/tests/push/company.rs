@@ -303,6 +303,35 @@ fn a_push_to_a_locked_repository_says_who_has_locked_it() {
     drop(lock);
 }
 
+/// The repository's time-out is five minutes.
+#[test]
+fn who_leaves_while_it_waits_for_a_lock_is_gone_at_once() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let worker = worker(&site, "first", 1_000);
+    site.push_ssh(&sshd, &worker, &["main:first"]).ok();
+    let tree = site.tree("second", &[("only here", "second")]);
+    let worker = site.worker("second-worker", RepoMode::Archive, &tree, "main", 1_000);
+    for name in [".lock", ".treegraft/publish.lock"] {
+        let lock = FileLock::try_acquire(&site.server.join(name), LockKind::Exclusive).expect("it can be locked");
+        assert!(lock.is_some(), "nobody else has `{name}`");
+        let mut command = site.push_ssh_command(&sshd, sshd.port(), &worker, &["main:second"]);
+        let mut waiting = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+        let lines = BufReader::new(waiting.stderr.take().expect("it is piped")).lines();
+        let told = lines.map_while(Result::ok).find(|line| line.starts_with("Waiting for"));
+        assert!(told.is_some(), "it waits for `{name}`");
+        waiting.kill().expect("it runs");
+        waiting.wait().expect("it ends");
+        site.wait_for_receiver();
+        let tickets = fs::read_dir(site.server.join(".treegraft/queue")).map_or(0, Iterator::count);
+        assert_eq!(tickets, 0, "nobody stands in the queue for it ({name})");
+        drop(lock);
+        assert_eq!(site.ostree.refs(&site.server), ["first"], "nothing was published ({name})");
+    }
+    let report = json(&site.push_ssh(&sshd, &worker, &["main:second", "--json"]).ok());
+    assert!(report["resumed"]["objects"].as_u64() > Some(0), "what had arrived before the publish was kept: {report}");
+    site.ostree.fsck(&site.server);
+}
+
 #[test]
 fn what_a_holder_says_is_not_believed() {
     let Some(site) = Site::new() else { return };

@@ -62,6 +62,40 @@ fn an_update_is_sent_in_parts_from_any_repository() {
 }
 
 #[test]
+fn what_is_made_in_parts_is_made_durable_meanwhile() {
+    let Some(site) = Site::new() else { return };
+    let folder = site.tree("tree", &[]);
+    let (files, bytes) = (24, 2 << 20);
+    for number in 0..files {
+        fs::write(folder.join(number.to_string()), content(number, bytes)).expect("the folder is ours");
+    }
+    site.push_local(&site.worker("first", RepoMode::BareUser, &folder, BRANCH, 1_700_000_000), &[]).ok();
+    for number in 0..files {
+        let file = fs::OpenOptions::new().write(true).open(folder.join(number.to_string()));
+        file.and_then(|file| file.write_all_at(b"something else", 1 << 20)).expect("the folder is ours");
+    }
+    let worker = site.worker("second", RepoMode::BareUser, &folder, BRANCH, 1_700_000_100);
+    let report = json(&site.push_local(&worker, &["--compare=always", "--json"]).ok());
+    assert_eq!(report["sent_in_parts"], files, "all files: {report}");
+    assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");
+    site.ostree.fsck(&site.server);
+}
+
+#[test]
+fn where_all_streams_carry_whole_objects_nothing_is_compared() {
+    let Some(site) = Site::new() else { return };
+    let Some(sshd) = Sshd::start() else { return };
+    let folder = tree(&site);
+    site.push_local(&site.worker("first", RepoMode::Archive, &folder, BRANCH, 1_700_000_000), &[]).ok();
+    change(&folder, "more");
+    let worker = site.worker("second", RepoMode::Archive, &folder, BRANCH, 1_700_000_100);
+    // The server takes eight at a time.
+    let report = json(&site.push_ssh(&sshd, &worker, &["--streams=8", "--compare=always", "--json"]).ok());
+    assert_eq!(report["sent_in_parts"], 0, "no stream is left for recipes: {report}");
+    assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");
+}
+
+#[test]
 fn with_an_earlier_build_even_less_is_sent() {
     let Some(site) = Site::new() else { return };
     let Some(sshd) = Sshd::start() else { return };
@@ -170,6 +204,8 @@ fn an_object_that_is_missing_here_ends_a_push_that_compares() {
         assert!(run.stderr_text().contains(&name), "{name} is named: {}", run.report());
         assert_eq!(site.ostree.refs(&site.server), refs, "nothing is published");
         fs::write(&path, content).expect("it can be written");
+        // What the server has of this try, the next one need not have.
+        fs::remove_dir_all(site.server.join(".treegraft/staging")).expect("it can be deleted");
     }
     site.push_local(&worker, &["--compare=always"]).ok();
     assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");

@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use serde_json::Value;
-use treegraft_testkit::{Image, Recorder, Run, SplitMix64, memory_folder};
+use treegraft_testkit::{Image, Recorder, Run, SplitMix64, Sshd, memory_folder};
 
 use crate::{
-    judge::{Case, Options, case},
+    judge::{Options, case},
     rounds::{round_count, rounds},
 };
 
@@ -64,14 +64,15 @@ impl Refusal {
         Self { calls, number: number + 1, error, is_full, is_lasting: random.one_in(3) }
     }
 
-    fn push(self, recorder: &Recorder, case: &Case, server: &Path) -> Run {
+    /// Returns the options of `strace` that make the calls fail.
+    fn options(self, server: &Path) -> Vec<String> {
         let Self { calls, number, error, is_lasting, .. } = self;
         let from = if is_lasting { "+" } else { "" };
         let mut options = vec![format!("-einject={calls}:error={error}:when={number}{from}")];
         if calls == "write" {
             options.extend(WRITTEN.iter().map(|path| format!("-P{}", server.join(path).display())));
         }
-        recorder.run_with(&options, &case.push(server, &[]))
+        options
     }
 }
 
@@ -89,7 +90,7 @@ fn a_disk_that_refuses_any_call_leaves_all_or_nothing() {
         let server = folder.path().join("repo");
         before.write(&server);
         let refusal = Refusal::random(&mut random);
-        let run = refusal.push(&recorder, &case, &server);
+        let run = recorder.run_with(&refusal.options(&server), &case.push(&server, &[]));
         round.note(format!("{refusal:?}: {}", run.report()));
         check_told(refusal, &run);
         refused += u64::from(!run.success());
@@ -98,15 +99,51 @@ fn a_disk_that_refuses_any_call_leaves_all_or_nothing() {
     assert!(refused >= round_count(60) / 4, "pushes do fail, not only {refused}");
 }
 
+/// The server's disk refuses, not the pusher's, who is told by the connection alone.
+#[test]
+fn a_servers_disk_that_refuses_any_call_is_told_over_ssh() {
+    let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
+    let Some(sshd) = Sshd::start() else { return };
+    let before = Image::read(&case.site.server);
+    let server = case.site.server.clone();
+    Run::of(&mut case.push(&server, &[])).ok();
+    case.expect(&server);
+    let mut args = case.names.to_vec();
+    args.push("--json");
+    let mut refused = 0;
+    rounds(20, |round| {
+        let mut random = SplitMix64::new(round.seed);
+        let folder = memory_folder();
+        let server = folder.path().join("repo");
+        before.write(&server);
+        case.site.server.clone_from(&server);
+        let refusal = Refusal::random(&mut random);
+        let prefix = recorder.prefix_with(&refusal.options(&server));
+        let prefix: Vec<_> = prefix.iter().map(|word| word.display().to_string()).collect();
+        let run = Run::of(&mut case.site.push_ssh_traced(&sshd, &prefix, &case.worker, &args));
+        round.note(format!("{refusal:?}: {}", run.report()));
+        case.site.wait_for_receiver();
+        check_told(refusal, &run);
+        refused += u64::from(!run.success());
+        case.check_untouched(&server).unwrap_or_else(|error| panic!("{error}"));
+        case.site.push_ssh(&sshd, &case.worker, &args).ok();
+        case.site.wait_for_receiver();
+        case.check_done(&server).unwrap_or_else(|error| panic!("{error}"));
+    });
+    assert!(refused >= round_count(20) / 4, "pushes do fail, not only {refused}");
+}
+
 /// What the pusher is told: whether to make room, and never that the server is wrong.
 fn check_told(refusal: Refusal, run: &Run) {
     if run.success() {
         // The call was never made, or it was one of cleaning up.
         return;
     }
-    assert!(matches!(run.code(), Some(1 | 4)), "the push fails and says so");
     let document: Value = serde_json::from_slice(&run.stdout).unwrap_or_default();
     let code = document["error"]["code"].as_str().unwrap_or_default().to_owned();
+    let is_temporary = document["error"]["is_temporary"] == true;
+    assert_eq!(run.code(), Some(if is_temporary { 4 } else { 1 }), "the exit code tells the same: {}", run.report());
+    assert!(!is_temporary || code != "no-space", "somebody has to make room first: {}", run.report());
     let allowed: &[&str] = if refusal.is_full {
         &["no-space", "summary-stale", "unfinished"]
     } else {

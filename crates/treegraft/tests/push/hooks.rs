@@ -4,14 +4,14 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
-use treegraft_testkit::{RepoMode, Sshd};
+use treegraft_testkit::{RepoMode, Run, Sshd};
 
 use crate::site::{Site, TREEGRAFT, json};
 
@@ -29,6 +29,15 @@ fn script(site: &Site, name: &str, text: &str) -> PathBuf {
 fn worker(site: &Site, content: &str, timestamp_secs: u64) -> PathBuf {
     let tree = site.tree("tree", &[("file", content)]);
     site.worker("worker", RepoMode::Archive, &tree, "main", timestamp_secs)
+}
+
+/// Returns the command of a push over ssh with a key to which the server has given a name.
+fn push_as(site: &Site, sshd: &Sshd, name: &str, worker: &Path, args: &[&str]) -> Command {
+    let mut command = site.push_ssh_command(sshd, sshd.port(), worker, args);
+    let (receive, server) = (site.receive_script(), site.server.display());
+    let forced = format!("restrict,command=\"{} receive --as {name} --repo {server}\"", receive.display());
+    command.arg("-i").arg(sshd.add_client_key(name, &forced));
+    command
 }
 
 fn read_json(path: &Path) -> Value {
@@ -71,12 +80,13 @@ fn the_hook_before_sees_what_will_be_published() {
     let text = |name: &str| fs::read_to_string(out(name)).expect("the hook has written it");
     let mut command = site.push_ssh_command(&sshd, sshd.port(), &first, &["main", "--json"]);
     command.env("TREEGRAFT_FOO", "of the client").env("LC_FOO", "of the client");
-    let report = json(&treegraft_testkit::Run::of(&mut command).ok());
+    let report = json(&Run::of(&mut command).ok());
     let (old, input) = (site.ostree.rev_parse(&site.server, "main"), read_json(&out("input")));
     assert_eq!(report["notes"][0], "The server's pre-publish hook says: looked at it", "what it says is passed on");
     assert_eq!(input["hook"], "pre-publish");
     assert_eq!(input["repo"], server.display().to_string());
     assert_eq!(input["recovered"], false);
+    assert_eq!(input["key"], Value::Null, "this key has no name: {input}");
     assert!(input["client"].as_str().is_some_and(|client| client.starts_with("treegraft ")), "{input}");
     let told = &input["refs"][0];
     assert_eq!((&told["name"], &told["old"]), (&Value::from("main"), &Value::Null), "a new ref: {input}");
@@ -106,6 +116,29 @@ fn the_hook_before_sees_what_will_be_published() {
 }
 
 #[test]
+fn both_hooks_know_the_name_of_the_key() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let hook =
+        script(&site, "hook", "cat > $out/$TREEGRAFT_HOOK\necho \"${TREEGRAFT_KEY-none}\" > $out/$TREEGRAFT_HOOK.key");
+    site.configure(&format!("pre-publish-hook = [\"{0}\"]\npost-publish-hook = [\"{0}\"]", hook.display()));
+    let worker = worker(&site, "1", 1_000);
+    let check = |what: &str, mut push: Command, expected: Option<&str>| {
+        // On the server itself this is a variable of the pusher's.
+        Run::of(push.env("TREEGRAFT_KEY", "release")).ok();
+        for hook in ["pre-publish", "post-publish"] {
+            let key = fs::read_to_string(site.env.root().join(format!("{hook}.key"))).expect("the hook has written it");
+            assert_eq!(key.trim_end(), expected.unwrap_or("none"), "{what}: the variable of the {hook} hook");
+            let told = &read_json(&site.env.root().join(hook))["key"];
+            assert_eq!(told.as_str(), expected, "{what}: the document of the {hook} hook");
+        }
+    };
+    check("a named key", push_as(&site, &sshd, "gnome-ci", &worker, &["main:1"]), Some("gnome-ci"));
+    check("another one", push_as(&site, &sshd, "release", &worker, &["main:2"]), Some("release"));
+    check("a key without a name", site.push_ssh_command(&sshd, sshd.port(), &worker, &["main:3"]), None);
+    check("a push on the server", site.push_local_command(&worker, &["main:4"]), None);
+}
+
+#[test]
 fn a_refusal_is_told_and_nothing_is_visible() {
     let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
     let hook = script(
@@ -124,7 +157,7 @@ fn a_refusal_is_told_and_nothing_is_visible() {
         site.push_ssh_command(&sshd, sshd.port(), &worker, &["main", "--json", "--retries=5"]),
         site.push_local_command(&worker, &["main", "--json", "--retries=5"]),
     ] {
-        let run = treegraft_testkit::Run::of(&mut command);
+        let run = Run::of(&mut command);
         assert_eq!(run.code(), Some(1), "a refusal is final: {}", run.report());
         let error = &json(&run)["error"];
         assert_eq!(error["code"], "hook-refused", "{error}");
@@ -282,7 +315,8 @@ fn a_hook_that_was_interrupted_runs_again() {
         fs::write(out(block), "").expect("a file can be written");
         fs::remove_file(out("began")).ok();
         fs::remove_file(site.receiver_pid()).ok();
-        let mut command = site.push_ssh_command(&sshd, sshd.port(), &worker, &["main"]);
+        let key = format!("builder-{number}");
+        let mut command = push_as(&site, &sshd, &key, &worker, &["main"]);
         let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
         wait_until("the program runs", || out("began").exists());
         kill_process(site.receiver().expect("it has written its id"), Signal::KILL).expect("it runs");
@@ -294,11 +328,15 @@ fn a_hook_that_was_interrupted_runs_again() {
             fs::remove_dir_all(site.server.join(".treegraft/pending")).expect("the record is there");
         }
 
-        let report = json(&site.push_local(&worker, &["main", "--json"]).ok());
+        let report = json(
+            &Run::of(&mut push_as(&site, &sshd, &format!("finisher-{number}"), &worker, &["main", "--json"])).ok(),
+        );
         assert_eq!(report["status"], "unchanged", "the refs had moved ({block}): {report}");
         assert!(notes(&report).contains("post-publish hook ran for an interrupted publish of `main`"), "{report}");
         let input = read_json(&out("input"));
         assert_eq!(input["recovered"], true, "it is told that it may have run before ({block}): {input}");
+        let known_key = is_recorded.then_some(&*key);
+        assert_eq!(input["key"].as_str(), known_key, "the key of the push, not of the one that finishes it ({block})");
         assert_eq!(input["refs"].as_array().map(Vec::len), Some(1), "{input}");
         let head = site.ostree.rev_parse(&site.server, "main");
         assert_eq!(input["refs"][0]["new"], head, "{input}");

@@ -6,27 +6,36 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    str::FromStr,
 };
 
-use treegraft_object::{detached, gvariant::Variant, summary::Summary};
+use treegraft_object::{CommitId, detached, gvariant::Variant, summary::Summary};
 use treegraft_sign::{Ed25519Key, SigningKey, ed25519};
-use treegraft_testkit::{Image, RepoMode, Run, SplitMix64, memory_folder};
+use treegraft_testkit::{Image, RepoMode, Run, SplitMix64, indexed_summaries, memory_folder};
 
 use crate::site::{Site, TREEGRAFT, json, objects};
 
 /// What a private directory may hold when no push is under way.
 ///
-/// The last five may have kept that name when the power failed; the next publish writes over them.
-const AT_REST: [&str; 8] = [
+/// The last six may have kept that name when the power failed; the next publish writes over them.
+const AT_REST: [&str; 10] = [
     "download-sizes",
+    "pending/",
     "publish.lock",
     "staging/",
+    "draft/",
     ".treegraft-new",
     "summary.new",
     "summary.sig.new",
     "publish.holder",
     "publish.holder.new",
 ];
+
+/// Where the hook after a publish writes in the repository what it was told.
+const HEARD: &str = "heard";
+
+/// Makes a tree one of an app.
+const METADATA: &str = "[Application]\nname=org.example.App\nruntime=org.example.Platform/x86_64/stable\n";
 
 /// The names and commits of a repository's refs.
 pub(crate) type Refs = BTreeMap<String, String>;
@@ -42,13 +51,15 @@ pub(crate) struct Case {
     pub(crate) new: Refs,
     /// Nothing for a repository that does not sign.
     key: Option<Ed25519Key>,
+    /// Whether the server has both hooks.
+    has_hooks: bool,
 }
 
 impl Case {
     /// Takes the site and the worker as they are. All refs that the worker has are pushed.
     pub(crate) fn new(site: Site, worker: PathBuf, names: &'static [&'static str], key: Option<Ed25519Key>) -> Self {
         let old = refs(&site.server);
-        Self { site, worker, names, new: old.clone(), old, key }
+        Self { site, worker, names, new: old.clone(), old, key, has_hooks: false }
     }
 
     /// Notes what the repository has after an undisturbed push.
@@ -123,7 +134,20 @@ impl Case {
         let left = list(&server.join(".treegraft"));
         hold(left.iter().all(|name| AT_REST.contains(&&**name)), || format!("nothing is left over: {left:?}"))?;
         let left = list(&server.join(".treegraft/staging"));
-        hold(left.is_empty(), || format!("no staging area is left over: {left:?}"))
+        hold(left.is_empty(), || format!("no staging area is left over: {left:?}"))?;
+        let left = list(&server.join(".treegraft/pending"));
+        hold(left.iter().all(|name| name == ".treegraft-new"), || format!("no hook has to run any more: {left:?}"))?;
+        self.check_heard(server)
+    }
+
+    /// The hook after the publish has run for it, at least once.
+    fn check_heard(&self, server: &Path) -> Result<(), String> {
+        if !self.has_hooks {
+            return Ok(());
+        }
+        let heard = fs::read_to_string(server.join(HEARD)).unwrap_or_default();
+        let has_all = self.names.iter().all(|&name| self.new.get(name).is_some_and(|commit| heard.contains(commit)));
+        hold(has_all, || format!("the hook has heard of all commits: {heard:?}"))
     }
 
     /// The summary lists the refs as they are, and its signature fits.
@@ -135,8 +159,14 @@ impl Case {
         let data = fs::read(server.join("summary")).map_err(|error| format!("there is a summary: {error}"))?;
         let summary = Summary::decode(&data).map_err(|error| format!("the summary is whole: {error}"))?;
         let listed: Refs = summary.refs.iter().map(|row| (row.name.to_string(), row.commit.to_string())).collect();
-        let now = refs(server);
+        let now = all_refs(server);
         hold(listed == now, || format!("the summary lists the refs as they are: {listed:?}, not {now:?}"))?;
+        if server.join("summary.idx").exists() {
+            let app = CommitId::from_str(&now[self.names[0]]).expect("a ref has a commit").0;
+            let is_told = |data: &Vec<u8>| data.windows(32).any(|bytes| bytes == app.as_bytes());
+            let is_indexed = indexed_summaries(server).iter().any(is_told);
+            hold(is_indexed, || "the index leads to a summary with the new commit".to_owned())?;
+        }
         let Some(key) = &self.key else { return Ok(()) };
         let signatures = fs::read(server.join("summary.sig")).map_err(|error| format!("it is signed: {error}"))?;
         let signatures = detached::decode(&signatures).map_err(|error| format!("the signatures are whole: {error}"))?;
@@ -169,6 +199,17 @@ fn hold(rule: bool, text: impl FnOnce() -> String) -> Result<(), String> {
     if rule { Ok(()) } else { Err(text()) }
 }
 
+/// Who writes the summary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SummaryBy {
+    /// Treegraft itself.
+    Treegraft,
+    /// `flatpak build-update-repo`, which makes the appstream branches as well; Treegraft signs.
+    Flatpak,
+    /// A program of the configuration. Nobody signs.
+    Command(&'static str),
+}
+
 /// What a case is like; usually a push of an old ref and of a new one, beside a ref of somebody else.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
@@ -178,8 +219,9 @@ pub(crate) struct Options {
     pub(crate) large_bytes: usize,
     /// Whether the server's repository asks for durability.
     pub(crate) fsync: bool,
-    /// The program that writes the summary, which is not signed then.
-    pub(crate) update_command: Option<&'static str>,
+    pub(crate) summary_by: SummaryBy,
+    /// Whether a hook looks at each push before it is published, and one hears of it afterwards.
+    pub(crate) has_hooks: bool,
     /// The refs of the push.
     pub(crate) names: &'static [&'static str],
     /// Whether nothing was ever pushed to the repository.
@@ -192,7 +234,8 @@ impl Default for Options {
             mode: RepoMode::Archive,
             large_bytes: 90_000,
             fsync: true,
-            update_command: None,
+            summary_by: SummaryBy::Treegraft,
+            has_hooks: false,
             names: &["main", "team/new"],
             is_first: false,
         }
@@ -203,25 +246,36 @@ impl Default for Options {
 ///
 /// The repository is in the folder, in memory, where syncs cost nothing; what is recorded is the same.
 pub(crate) fn case(options: Options) -> Option<(Case, tempfile::TempDir)> {
-    let Options { mode, large_bytes, fsync, update_command, names, is_first } = options;
+    let Options { mode, large_bytes, fsync, summary_by, has_hooks, names, is_first } = options;
     let mut site = Site::new()?;
-    let key = match update_command {
-        Some(command) => {
-            site.configure(&format!("update-command = [{command}]"));
+    let mut settings = Vec::new();
+    let key = match summary_by {
+        SummaryBy::Command(command) => {
+            settings.push(format!("update-command = [{command}]"));
             None
         }
-        None => Some(sign_with_new_key(&site)),
+        SummaryBy::Treegraft | SummaryBy::Flatpak => {
+            let (key, file) = new_key(&site);
+            settings.push(format!("ed25519-key-files = [\"{}\"]", file.display()));
+            let update = if summary_by == SummaryBy::Flatpak { "auto" } else { "never" };
+            settings.push(format!("flatpak-update = \"{update}\""));
+            Some(key)
+        }
     };
-    let tree = site.tree("tree", &[("same/a", "a"), ("same/b", "b"), ("c", "c")]);
+    if has_hooks {
+        settings.extend(hooks(&site));
+    }
+    site.configure(&settings.join("\n"));
+    let tree = site.tree("tree", &[("metadata", METADATA), ("same/a", "a"), ("same/b", "b"), ("c", "c")]);
     let folder = memory_folder();
     let server = folder.path().join("repo");
     Image::read(&site.server).write(&server);
     site.server = server;
     if !is_first {
         let other = site.worker("other", RepoMode::Archive, &site.tree("o", &[("o", "o")]), "other", 1_000);
-        let worker = site.worker("worker", RepoMode::Archive, &tree, "main", 1_000);
+        let worker = site.worker("worker", RepoMode::Archive, &tree, names[0], 1_000);
         site.push_local(&other, &["other"]).ok();
-        site.push_local(&worker, &["main"]).ok();
+        site.push_local(&worker, &[names[0]]).ok();
     }
     if !fsync {
         site.ostree.at(&site.server, "config", ["set", "core.fsync", "false"]).ok();
@@ -236,21 +290,41 @@ pub(crate) fn case(options: Options) -> Option<(Case, tempfile::TempDir)> {
         }
         site.worker("pushed", mode, &tree, name, 2_000);
     }
-    Some((Case::new(site, worker, names, key), folder))
+    Some((Case { has_hooks, ..Case::new(site, worker, names, key) }, folder))
 }
 
-/// Makes a key and lets the site sign with it.
-fn sign_with_new_key(site: &Site) -> Ed25519Key {
+/// Makes both hooks, and returns the lines of the configuration that name them.
+///
+/// What the one after a publish has heard is durable when it ends.
+fn hooks(site: &Site) -> [String; 2] {
+    let look =
+        "ostree --repo=\"$TREEGRAFT_STAGED_REPO\" refs | xargs -n 1 ostree --repo=\"$TREEGRAFT_STAGED_REPO\" ls -R";
+    let hear = format!("cd \"$TREEGRAFT_REPO\" && cat >{HEARD} && sync {HEARD} .");
+    [("pre-publish-hook", look), ("post-publish-hook", &*hear)].map(|(name, text)| {
+        let file = site.env.root().join(name);
+        fs::write(&file, format!("#!/bin/sh\n{text}\n")).expect("a file can be written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+        format!("{name} = [\"{}\"]", file.display())
+    })
+}
+
+/// Makes a key, and returns it with its file.
+fn new_key(site: &Site) -> (Ed25519Key, PathBuf) {
     let key = Ed25519Key::generate([7; 32]);
     let file = site.env.root().join("ed25519.key");
     fs::write(&file, format!("{}\n", *key.secret_base64())).expect("a file can be written");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode can be set");
-    site.configure(&format!("ed25519-key-files = [\"{}\"]\nflatpak-update = \"never\"", file.display()));
-    key
+    (key, file)
 }
 
-/// Reads all refs below `refs/heads`, whatever they say.
+/// Reads the refs below `refs/heads` that somebody pushes to, whatever they say.
 pub(crate) fn refs(repo: &Path) -> Refs {
+    let mut refs = all_refs(repo);
+    refs.retain(|name, _| !name.starts_with("appstream"));
+    refs
+}
+
+fn all_refs(repo: &Path) -> Refs {
     let root = repo.join("refs/heads");
     let mut found = Refs::new();
     let mut pending = vec![root.clone()];

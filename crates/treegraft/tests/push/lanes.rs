@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::PathBuf,
     process::Stdio,
     thread,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use rustix::process::{Signal, kill_process};
+use treegraft_repo::{FileLock, LockKind};
 use treegraft_testkit::{LinkOptions, RepoMode, Run, SlowLink, SplitMix64, Sshd, SshdOptions};
 
 use crate::site::{Site, TREEGRAFT, json, objects};
@@ -65,6 +67,28 @@ fn a_long_link_gets_several_channels_with_one_login() {
     let Some(pushed) = Pushed::new(&SshdOptions::default(), &[]) else { return };
     assert_eq!(pushed.channels(), CHANNELS, "each lane has its receiver: {}", pushed.run.report());
     assert_eq!(pushed.logins, 1, "they share a connection");
+}
+
+#[test]
+fn streams_move_while_all_that_the_server_takes_are_open() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let (old, mut random) = (site.env.make_folder("old"), SplitMix64::new(12));
+    let changed: Vec<_> = (0..8).map(|index| format!("changed-{index}")).collect();
+    for name in &changed {
+        fs::write(old.join(name), random.bytes(50_000)).expect("a file can be written");
+    }
+    site.push_local(&site.worker("first", RepoMode::Archive, &old, "main", 1_000), &[]).ok();
+    let new = tree(&site);
+    for name in &changed {
+        let content = [fs::read(old.join(name)).expect("it was written"), b"more".to_vec()].concat();
+        fs::write(new.join(name), content).expect("a file can be written");
+    }
+    let worker = site.worker("second", RepoMode::Archive, &new, "main", 1_001);
+    let link = SlowLink::start(sshd.addr(), FAR);
+    let run = site.push_ssh_through(&sshd, link.port(), &worker, &["main", "--json", "--compare=always"]).ok();
+    site.ostree.fsck(&site.server);
+    assert_eq!(json(&run)["sent_in_parts"], changed.len(), "streams of recipes were open: {}", run.report());
+    assert_eq!(site.receivers().len(), CHANNELS, "each lane has its receiver: {}", run.report());
 }
 
 #[test]
@@ -142,6 +166,39 @@ fn a_lane_that_is_killed_costs_a_try_and_nothing_else() {
     assert!(output.status.success(), "the push is tried again: {said}");
     site.ostree.fsck(&site.server);
     assert_eq!(objects(&site.server).len(), objects(&worker).len(), "every object arrives: {said}");
+}
+
+/// Returns how many directories there are for sockets of shared connections.
+fn socket_dirs(site: &Site) -> usize {
+    let entries = fs::read_dir(site.env.root().join("tmp")).expect("it is there").flatten();
+    entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"treegraft-ssh-")).count()
+}
+
+#[test]
+fn what_a_killed_push_leaves_is_removed_by_the_next_one() {
+    let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
+    let worker = site.worker("w", RepoMode::Archive, &site.tree("tree", &[("file", "1")]), "main", 1_000);
+    let lock = FileLock::try_acquire(&site.server.join(".lock"), LockKind::Exclusive).expect("it can be locked");
+    assert!(lock.is_some(), "nobody else has it");
+    let waiting = |target: &str| {
+        let mut command = site.push_ssh_command(&sshd, sshd.port(), &worker, &[target]);
+        let mut push = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+        let lines = BufReader::new(push.stderr.take().expect("it is piped")).lines();
+        let told = lines.map_while(Result::ok).find(|line| line.starts_with("Waiting for"));
+        assert!(told.is_some(), "it waits for the lock");
+        push
+    };
+    let mut killed = waiting("main:first");
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    assert_eq!(socket_dirs(&site), 1, "it could not remove its directory");
+    let pushes = [waiting("main:second"), waiting("main:third")];
+    assert_eq!(socket_dirs(&site), 2, "pushes that are under way keep theirs, and the dead one's is gone");
+    drop(lock);
+    for mut push in pushes {
+        assert!(push.wait().expect("it ends").success(), "it is published");
+    }
+    assert_eq!(socket_dirs(&site), 0, "nothing is left");
 }
 
 #[test]

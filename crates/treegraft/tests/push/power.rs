@@ -15,10 +15,10 @@ use std::{
     thread,
 };
 
-use treegraft_testkit::{Crash, Disk, Image, ImageEntry, Recorder, Run, SplitMix64, Sshd, memory_folder};
+use treegraft_testkit::{Crash, Disk, Flatpak, Image, ImageEntry, Recorder, Run, SplitMix64, Sshd, memory_folder};
 
 use crate::{
-    judge::{Case, Options, case},
+    judge::{Case, Options, SummaryBy, case},
     rounds::{first_seed, round_count, tell},
     site::{Site, TREEGRAFT},
 };
@@ -49,6 +49,9 @@ const MANY_REFS: [&str; 20] = [
     "main", "a/x", "b/x", "c/x", "d/x", "e/x", "f/x", "g/x", "h/x", "i/x", "j/x", "k/x", "l/x", "m/x", "n/x", "o/x",
     "p/x", "q/x", "r/x", "s/x",
 ];
+
+/// An app that there is already, and a new one.
+const APPS: [&str; 2] = ["app/org.example.App/x86_64/stable", "app/org.example.App/x86_64/beta"];
 
 /// A moment at which the machine or the process ends, and how.
 type Moment = (usize, Crash);
@@ -202,14 +205,51 @@ fn look_at_random(case: &mut Case, recorder: &Recorder, usual: u64) {
 /// The summary of `ostree` is no less durable than ours when the journal goes.
 #[test]
 fn no_moment_of_a_push_with_a_foreign_summary_is_one_at_which_the_power_must_not_fail() {
-    let update_command = Some(r#""ostree", "summary", "--update", "--repo""#);
-    let Some((mut case, _folder)) = case(Options { update_command, ..Options::default() }) else { return };
+    let summary_by = SummaryBy::Command(r#""ostree", "summary", "--update", "--repo""#);
+    let Some((mut case, _folder)) = case(Options { summary_by, ..Options::default() }) else { return };
     let Some(recorder) = Recorder::find() else { return };
     let disk = record(&mut case, &recorder);
-    let is_journaled = |&event: &usize| disk.call(event).ends_with(".treegraft/journal");
-    let from = (0..disk.events()).find(is_journaled).expect("there is a journal");
-    let moments = moments(&disk, from, first_seed(), 3 * round_count(1));
+    let moments = moments(&disk, journaled(&disk), first_seed(), 3 * round_count(1));
     look(&disk, &moments, Until::End, &|server| case.check(server)).assert_none();
+}
+
+/// Returns when the journal is written.
+fn journaled(disk: &Disk) -> usize {
+    let is_journaled = |&event: &usize| disk.call(event).ends_with(".treegraft/journal");
+    (0..disk.events()).find(is_journaled).expect("there is a journal")
+}
+
+/// The index and the summary of `flatpak` are complete before clients see them, whatever happens.
+#[test]
+fn no_moment_of_a_push_with_flatpaks_summary_is_one_at_which_the_power_must_not_fail() {
+    let flatpak = Options { summary_by: SummaryBy::Flatpak, names: &APPS, ..Options::default() };
+    let (Some((mut case, _folder)), Some(recorder), Some(_)) = (case(flatpak), Recorder::find(), Flatpak::find())
+    else {
+        return;
+    };
+    let disk = record(&mut case, &recorder);
+    assert!(case.site.server.join("refs/heads/appstream2/x86_64").exists(), "Flatpak has made its branches");
+    let is_draft = |&event: &usize| disk.call(event).contains(".treegraft/draft");
+    let from = (0..disk.events()).find(is_draft).expect("there is a draft");
+    let mut moments = moments(&disk, from, first_seed(), round_count(1));
+    let mut random = SplitMix64::new(first_seed());
+    moments.retain(|_| random.one_in(3));
+    look(&disk, &moments, Until::End, &|server| case.check(server)).assert_none();
+}
+
+/// The hook before a publish has nothing to lose. The one after it is run again until it has ended.
+#[test]
+fn no_moment_of_a_push_with_hooks_is_one_at_which_the_power_must_not_fail() {
+    let hooks = Options { has_hooks: true, ..Options::default() };
+    let (Some((mut case, _folder)), Some(recorder)) = (case(hooks), Recorder::find()) else { return };
+    fs::remove_file(case.site.server.join("heard")).expect("the hook has heard of the pushes before");
+    let disk = record(&mut case, &recorder);
+    let (from, mut random) = (journaled(&disk), SplitMix64::new(first_seed()));
+    let mut some: Vec<_> = (0..40 * round_count(1)).map(|_| random_moment(&disk, &mut random)).collect();
+    // Each moment at which a hook may have to run again.
+    some.extend((from..=disk.events()).map(|count| (count, random_crash(&mut random))));
+    look(&disk, &some, Until::End, &|server| case.check(server)).assert_none();
+    assert_needed(&disk, &case, "fsync .treegraft/pending/.treegraft-new");
 }
 
 /// The test of the test: without syncs there must be losses, and none of them by a kill.
@@ -236,15 +276,20 @@ fn a_push_that_forgets_one_sync_is_found_out() {
     let (Some((mut case, _folder)), Some(recorder)) = (case(Options::default()), Recorder::find()) else { return };
     let disk = record(&mut case, &recorder);
     for needed in NEEDED_SYNCS {
-        let is_it = |&event: &usize| disk.is_sync(event) && disk.call(event) == needed;
-        let event = (0..disk.events()).rfind(is_it).unwrap_or_else(|| panic!("`{needed}` is called"));
-        let wrong = disk.without_sync(event);
-        // The damage mostly stays, and at the end nothing else is at risk.
-        let mut moments = moments(&wrong, event, 0, 8);
-        moments.reverse();
-        let findings = look(&wrong, &moments, Until::FirstFailure, &|server| case.check(server));
-        assert!(!findings.failures.is_empty(), "a push without `{needed}` does damage in one of {}", findings.images);
+        assert_needed(&disk, &case, needed);
     }
+}
+
+/// Leaves out the last sync that is made by a call, which must be noticed.
+fn assert_needed(disk: &Disk, case: &Case, needed: &str) {
+    let is_it = |&event: &usize| disk.is_sync(event) && disk.call(event) == needed;
+    let event = (0..disk.events()).rfind(is_it).unwrap_or_else(|| panic!("`{needed}` is called"));
+    let wrong = disk.without_sync(event);
+    // The damage mostly stays, and at the end nothing else is at risk.
+    let mut moments = moments(&wrong, event, 0, 8);
+    moments.reverse();
+    let findings = look(&wrong, &moments, Until::FirstFailure, &|server| case.check(server));
+    assert!(!findings.failures.is_empty(), "a push without `{needed}` does damage in one of {}", findings.images);
 }
 
 /// The next push is cut off as well, while it finishes the publish of the first, or takes over what that had received.
@@ -271,9 +316,13 @@ fn no_moment_of_a_recovery_is_one_at_which_the_power_must_not_fail() {
 }
 
 fn random_moment(disk: &Disk, random: &mut SplitMix64) -> Moment {
+    (random.below(disk.events() + 1), random_crash(random))
+}
+
+fn random_crash(random: &mut SplitMix64) -> Crash {
     let seed = random.next_u64();
-    let crash = [Crash::Kill, Crash::PowerStrict, Crash::PowerOrdered(seed), Crash::PowerRandom(seed)];
-    (random.below(disk.events() + 1), crash[random.below(4)])
+    let kinds = [Crash::Kill, Crash::PowerStrict, Crash::PowerOrdered(seed), Crash::PowerRandom(seed)];
+    kinds[random.below(kinds.len())]
 }
 
 fn has_journal(image: &Image) -> bool {

@@ -18,11 +18,13 @@ const FAILURES: [&str; 4] = ["exit 2", "kill -9 $PPID; exit 2", "echo nonsense; 
 
 /// Writes a `gpg` that counts its signatures and fails at one of them.
 fn failing_gpg(site: &Site, at: usize, failure: &str) -> PathBuf {
-    let (script, count) = (site.env.root().join("failing-gpg"), site.env.root().join("count"));
-    fs::write(&count, "0").expect("a file can be written");
-    let count = count.display();
+    let (script, counts) = (site.env.root().join("failing-gpg"), site.env.root().join("counts"));
+    let _ = fs::remove_dir_all(&counts);
+    fs::create_dir(&counts).expect("a directory can be made");
+    let counts = counts.display();
+    // Signatures are made several at a time: each takes a number by making its directory.
     let text = format!(
-        "#!/bin/sh\ncase \"$*\" in *--detach-sign*)\n  n=$(cat {count}); echo $((n + 1)) > {count}\n  \
+        "#!/bin/sh\ncase \"$*\" in *--detach-sign*)\n  n=0; until mkdir {counts}/$n 2>&-; do n=$((n + 1)); done\n  \
          if [ \"$n\" = {at} ]; then {failure}; fi;;\nesac\nexec gpg \"$@\"\n"
     );
     fs::write(&script, text).expect("a file can be written");

@@ -143,7 +143,7 @@ impl Site {
     }
 
     fn write_remote_command(&self, prefix: &str) -> PathBuf {
-        let script = self.env.root().join("receive");
+        let script = self.receive_script();
         let config = self.config.display();
         let pid = self.receiver_pid();
         let (pid, all) = (pid.display(), self.receivers_file());
@@ -159,6 +159,11 @@ impl Site {
         fs::write(&script, text).expect("a file can be written");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
         script
+    }
+
+    /// Returns the program that ssh runs on the far side, which takes further options of `treegraft receive` behind a first word.
+    pub(crate) fn receive_script(&self) -> PathBuf {
+        self.env.root().join("receive")
     }
 
     /// Returns the file with the process id of the last receiver that ssh has started.

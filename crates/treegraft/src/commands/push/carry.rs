@@ -1,10 +1,10 @@
 //! Pushing over each kind of carrier.
 
-use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use treegraft_push::{
-    Attempt, Client, ClientError, Destination, Outcome, PushError, PushOptions, Reporter, RetryPolicy, Source,
-    SshCarrier, SshOptions, SshTarget,
+    Attempt, Client, ClientError, Destination, MakingAhead, Outcome, PushError, PushOptions, Reporter, RetryPolicy,
+    Source, SshCarrier, SshOptions, SshTarget,
     carrier::{
         sharing::{Sharing, SshLanes},
         ssh::SshError,
@@ -15,7 +15,7 @@ use treegraft_repo::ReadError;
 use treegraft_server::{Receiver, rights::Caller, serve_connection};
 use treegraft_wire::Purpose;
 
-use super::awaited::Awaited;
+use super::{awaited::Awaited, socket_dir::SocketDir};
 use crate::{
     clock::{self, RealTime},
     environment,
@@ -79,7 +79,7 @@ pub(crate) async fn push_over_ssh(
     attempt: &Attempt,
 ) -> Result<Outcome, CommandError> {
     // Where there is no place for it, the push has its one session.
-    let socket_dir = tempfile::Builder::new().prefix("treegraft-").permissions(Permissions::from_mode(0o700)).tempdir();
+    let socket_dir = SocketDir::make(&environment::temporary_dir());
     let sharing = match &socket_dir {
         Ok(dir) if options.purpose == Purpose::Push => Sharing::find(target, ssh, dir.path()).await,
         _ => None,
@@ -88,6 +88,7 @@ pub(crate) async fn push_over_ssh(
     let (carrier, stream) = SshCarrier::start(target, ssh, attempt.reporter())?;
     // ssh logs in meanwhile.
     let made = source.get().await?;
+    let ahead = MakingAhead::start(options, &made);
     let result = match Client::connect(stream).await {
         Ok(client) => {
             let client = client.with_lanes(SshLanes::of(target, ssh));
@@ -95,6 +96,7 @@ pub(crate) async fn push_over_ssh(
         }
         Err(error) => Err(error.into()),
     };
+    drop(ahead);
     match result {
         Err(PushError::Client(error @ ClientError::Connection(_))) => {
             // Only when ssh has ended is everything there that it has to say.

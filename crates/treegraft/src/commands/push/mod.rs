@@ -20,6 +20,7 @@ use crate::{
 pub(crate) mod awaited;
 pub(crate) mod carry;
 pub(crate) mod report;
+mod socket_dir;
 mod source;
 mod ssh;
 
