@@ -33,8 +33,7 @@ pub(crate) fn run(args: &CompanyArgs) -> Result<(), TaskError> {
         program.clone()
     } else {
         shell::run(shell::cargo().args(["build", "--release", "--locked", "-p", "treegraft"]))?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
-        target.join("release/treegraft")
+        shell::target().join("release/treegraft")
     };
     println!("| pushers | pushes | pushes a second | seconds of a push (min, median, 95 %, max) |");
     println!("|---|---|---|---|");

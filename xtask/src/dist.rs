@@ -76,14 +76,14 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf, TaskError> {
     // With a target, flags are for the program alone: a macro of the compiler cannot be static.
     cargo.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
     shell::run(&mut cargo)?;
-    let built = target_folder().join(&target).join(profile.name()).join("treegraft");
+    let built = shell::target().join(&target).join(profile.name()).join("treegraft");
     let bytes = fs::read(&built).map_err(|source| file("read", &built, source))?;
     match names_loader(&bytes) {
         Some(false) => {}
         Some(true) => return Err(TaskError::Dist { path: show(&built), what: "needs shared libraries" }),
         None => return Err(TaskError::Dist { path: show(&built), what: "is no program of 64 bits, little-endian" }),
     }
-    let folder = target_folder().join(if profile == Profile::Release { "dist" } else { "dist-static" });
+    let folder = shell::target().join(if profile == Profile::Release { "dist" } else { "dist-static" });
     fs::create_dir_all(&folder).map_err(|source| file("make", &folder, source))?;
     let program = folder.join("treegraft");
     // The old one may be running: a new file takes its name.
@@ -98,10 +98,6 @@ fn host_target() -> Result<String, TaskError> {
     let about = String::from_utf8_lossy(&about).into_owned();
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).ok_or(TaskError::Dist { path: "rustc".to_owned(), what: "does not say its host" })
-}
-
-fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from)
 }
 
 /// Tells whether a program of 64 bits (ELF, little-endian) names a loader; nothing when it is something else.

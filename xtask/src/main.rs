@@ -40,6 +40,9 @@ enum Task {
     Docs(docs::DocsArgs),
     /// Measure pushes of real runtimes over ssh, side by side with rsync and flatpak.
     Bench(bench::BenchArgs),
+    /// Run a program for `bench` and keep its peak memory.
+    #[command(hide = true)]
+    BenchPeak(bench::PeakArgs),
     /// Measure pushes to a server that has nothing but sshd and a shell.
     BenchBare(bench_bare::BenchBareArgs),
     /// Measure many pushes to one ref at once.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Dist(args) => dist::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::BenchPeak(args) => bench::run_for_peak(&args),
         Task::BenchBare(args) => bench_bare::run(&args),
         Task::Company(args) => company::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
@@ -88,7 +92,7 @@ enum TaskError {
     /// A program ended with another status than success.
     #[error("Command failed with {status}: `{command_line}`")]
     Failed { command_line: String, status: std::process::ExitStatus },
-    /// Programs that the tests compare with are missing.
+    /// Programs that treegraft is compared with are missing.
     #[error("Could not find {}; install with `{install}`", programs.join(", "))]
     MissingOracles { programs: Vec<&'static str>, install: String },
     /// The output of `cargo metadata` is not what it is documented to be.

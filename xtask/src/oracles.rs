@@ -68,6 +68,11 @@ impl Missing {
         format!("apt-get update && apt-get install -y --no-install-recommends {}", self.packages.join(" "))
     }
 
+    /// Returns the error that says what is missing.
+    pub(crate) fn error(self) -> TaskError {
+        TaskError::MissingOracles { install: self.install_line(), programs: self.programs }
+    }
+
     /// Installs the packages where that needs no questions: as root of a machine with `apt-get`.
     pub(crate) fn install_if_possible(&self) -> Result<(), TaskError> {
         if !is_root()? || !is_installed("apt-get") {

@@ -1,14 +1,20 @@
 //! Runs programs from the root of the workspace and shows what is run.
 
 use std::ffi::OsStr;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
 
 use crate::TaskError;
 
 /// Returns the root of the workspace.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+/// Returns the folder that cargo builds in.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Makes a command that starts in the root of the workspace and has no standard input.
@@ -43,6 +49,20 @@ pub(crate) fn read(command: &mut Command) -> Result<Vec<u8>, TaskError> {
     } else {
         Err(TaskError::Failed { command_line, status: output.status })
     }
+}
+
+/// Runs the command without showing it, with what `write` writes as its standard input; fails unless it succeeds.
+pub(crate) fn feed(command: &mut Command, write: impl FnOnce(ChildStdin) -> io::Result<()>) -> Result<(), TaskError> {
+    let command_line = command_line(command);
+    let failed = |source| TaskError::Start { command_line: command_line.clone(), source };
+    let mut child = command.stdin(Stdio::piped()).spawn().map_err(failed)?;
+    let written = write(child.stdin.take().expect("it is a pipe"));
+    let status = child.wait().map_err(failed)?;
+    // A program that fails reads no further, which is no cause of its own.
+    if !status.success() {
+        return Err(TaskError::Failed { command_line, status });
+    }
+    written.map_err(failed)
 }
 
 fn command_line(command: &Command) -> String {

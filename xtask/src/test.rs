@@ -36,11 +36,11 @@ pub(crate) fn run(args: &TestArgs) -> Result<(), TaskError> {
     }
     let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     if !missing.is_empty() {
-        let install = missing.install_line();
         if is_ci || args.oracles == Oracles::Require {
-            return Err(TaskError::MissingOracles { programs: missing.programs, install });
+            return Err(missing.error());
         }
-        println!("Tests that need {} are skipped; to run them: {install}", missing.programs.join(", "));
+        let (programs, install) = (missing.programs.join(", "), missing.install_line());
+        println!("Tests that need {programs} are skipped; to run them: {install}");
     }
     let mut tests = shell::cargo();
     tests.args(["test", "--locked", "--no-fail-fast"]);
