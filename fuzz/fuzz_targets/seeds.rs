@@ -21,7 +21,7 @@ use treegraft_object::{
 use treegraft_push::PushRef;
 use treegraft_server::config;
 use treegraft_sign::{Ed25519Key, SigningKey as _};
-use treegraft_wire::{RECEIVE_BANNER, chunks, login_command, question};
+use treegraft_wire::{RECEIVE_BANNER, chunks, lanes::LaneSecret, login_command, question};
 
 libfuzzer_sys::fuzz_target!(
     init: write().expect("the corpus can be written"),
@@ -240,8 +240,14 @@ fn pushes(template: &Template) -> io::Result<()> {
         local: template.pool().commits[local].id().to_string(),
         target: RefName::new(target).expect("a valid ref"),
     };
-    let to_server = connection::record(template, &[push_ref(0, "new/ref"), push_ref(1, "main")]).to_server;
-    seed("server_http2", "push", to_server)?;
+    let refs = connection::LANE_REFS.map(|(target, local)| push_ref(local, target));
+    let to_server = connection::record(template, &refs).to_server;
+    seed("server_http2", "push", &to_server)?;
+    // A further push over a lane, and the objects and the publish of the one that is open.
+    seed("lane", "push", [&[0][..], &to_server].concat())?;
+    seed("lane", "stranger", [&[0xff][..], &[b'0'; 32], &to_server].concat())?;
+    let secret = LaneSecret::new("0123456789abcdef".repeat(4)).map_err(io::Error::other)?;
+    seed("lane", "line", secret.line())?;
     seed("client_http2", "push", connection::record(template, &[]).to_client)?;
     seed("answers", "right", [0; 60])?;
     seed("greeting", "banner", format!("Welcome\n{RECEIVE_BANNER}"))?;

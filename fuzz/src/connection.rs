@@ -1,7 +1,17 @@
 //! Any bytes in the place of either side's HTTP/2.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    net::Shutdown,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixStream},
+    },
+    sync::Arc,
+    time::Duration,
+};
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
     runtime::{self, Runtime},
@@ -9,7 +19,11 @@ use tokio::{
 use treegraft_push::{Client, PushOptions, PushRef, SilentReporter, Source, push};
 use treegraft_server::{
     config::{FlatpakUpdate, Settings},
-    serve_connection,
+    relay_lane, serve_connection,
+};
+use treegraft_wire::{
+    OpenRequest,
+    lanes::{LANES, LaneSecret, may_be_lane},
 };
 
 use crate::{
@@ -53,6 +67,77 @@ pub fn to_server(template: &mut Template, data: &[u8]) {
     });
     drop(runtime);
     template.check(&place, &Asked::anything());
+}
+
+/// Refs of the push that has a lane, and the pool's commits that are offered to them: those of [`record`]'s push.
+pub const LANE_REFS: [(&str, usize); 2] = [("new/ref", 0), ("main", 1)];
+
+/// From here on the first byte says that the others come without the key.
+const WITHOUT_KEY: u8 = 0xf0;
+
+/// Sends bytes through a lane of an open push, and checks what they have left.
+///
+/// # Panics
+///
+/// When something is not as it has to be, which is what fuzzing looks for.
+pub fn to_lane(template: &mut Template, data: &[u8]) {
+    if let Ok(secret) = LaneSecret::of_line(data) {
+        assert!(may_be_lane(data) && secret.line().as_bytes() == data, "a line is read as it is written");
+    }
+    let Some((&first, data)) = data.split_first() else { return };
+    let place = template.place();
+    let receiver = place.receiver(Settings { flatpak_update: FlatpakUpdate::Never, ..Settings::default() });
+    let request = lane_request(template);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    runtime.block_on(async {
+        let (here, there) = tokio::io::duplex(PIPE_BYTES);
+        let server = tokio::spawn(serve_connection(Arc::clone(&receiver), there));
+        let client = Client::connect(here).await.expect("the server is there");
+        let opened = client.open(&request, |_| ()).await.expect("a sound push is opened");
+        let secret = opened.lane_secret.expect("there may be lanes");
+        if first < WITHOUT_KEY {
+            let (here, there) = tokio::io::duplex(PIPE_BYTES);
+            let relaying = tokio::spawn(async move { relay_lane(&secret, there).await });
+            say(here, data.to_vec(), PREFACE_BYTES).await;
+            // It breaks where the receiver gives up first.
+            let _ = relaying.await.expect("the relay does not panic");
+        } else {
+            say_as_stranger(&secret, data).await;
+        }
+        drop(client);
+        // The lane is no matter of the first connection.
+        server.await.expect("the server does not panic").expect("the client closes in order");
+        receiver.finish().await;
+    });
+    drop(runtime);
+    template.check(&place, &Asked::anything());
+}
+
+/// Makes the request that opens the push with a lane.
+fn lane_request(template: &Template) -> OpenRequest {
+    let pool = template.pool();
+    let offers = LANE_REFS.map(|(name, number)| {
+        let commit = &pool.commits[number];
+        json!({
+            "name": name,
+            "commit": commit.id(),
+            "root_tree": commit.root_tree,
+            "root_meta": commit.root_meta,
+            "timestamp_secs": commit.timestamp_secs,
+        })
+    });
+    let request = json!({ "client": "fuzz", "features": [LANES], "refs": offers });
+    serde_json::from_value(request).expect("it is a request")
+}
+
+/// Says bytes to the receiver of a push, in the place of the key.
+async fn say_as_stranger(secret: &LaneSecret, data: &[u8]) {
+    let address = SocketAddr::from_abstract_name(format!("treegraft-lane-{}", secret.address()));
+    let stream = UnixStream::connect_addr(&address.expect("it is short")).expect("the receiver listens");
+    // Whoever does not know the key is not listened to for long.
+    let _ = (&stream).write_all(data);
+    let _ = stream.shutdown(Shutdown::Write);
+    wait_a_moment().await;
 }
 
 /// Answers a client's push with bytes.

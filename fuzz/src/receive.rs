@@ -3,7 +3,7 @@
 //! The first bytes choose the server's settings; every step after that is a byte and what the step needs. A step with
 //! the highest bit set is not waited for, so that it runs beside those that follow.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -52,6 +52,9 @@ const REFS: [&str; 8] = [
     "appstream/x86_64",
     "ostree-metadata",
 ];
+
+/// How long a client waits for a publication, which itself may wait for streams that do not come.
+const PUBLISH_PATIENCE: Duration = Duration::from_millis(200);
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -233,7 +236,11 @@ impl<'a> Client<'a> {
             8 | 9 => {
                 let push = self.push(input);
                 self.asked.publishes = true;
-                self.send(format!("pushes/{push}/publish"), input.bytes().to_vec(), End::Whole);
+                let body = match input.byte() {
+                    count @ 0..4 => json!({ "streams": count }).to_string().into(),
+                    _ => input.bytes().to_vec(),
+                };
+                self.send(format!("pushes/{push}/publish"), body, End::Whole);
             }
             10 | 11 => self.pool.make(input),
             12 => {
@@ -372,12 +379,14 @@ impl<'a> Client<'a> {
             return;
         };
         let (mut requests, may_server_fail) = (self.requests.clone(), self.may_server_fail);
-        self.running.spawn(async move {
+        let patience = if path.ends_with("/publish") { PUBLISH_PATIENCE } else { Duration::MAX };
+        let answered = async move {
             let response = requests.send_request(request).await.ok()?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.ok()?.to_bytes();
             check_answer(&path, status, &body, may_server_fail)
-        });
+        };
+        self.running.spawn(async move { tokio::time::timeout(patience, answered).await.ok().flatten() });
     }
 }
 

@@ -108,7 +108,7 @@ fn look(place: &Place) {
         let _ = pending.data();
     }
     let _ = fsck::run(&repo, &mut |_| ());
-    let rules = Rules { depth: Depth::Parents(0), younger_than_secs: None, patterns: Vec::new() };
+    let rules = Rules { depth: Depth::Parents(0), younger_than_secs: None, others: Vec::new() };
     let _ = prune::preview(&repo, &rules, &mut |_| ());
     let _ = PublishLock::acquire(&repo, &mut |_: Duration| ());
     let settings = Settings { flatpak_update: FlatpakUpdate::Never, ..Settings::default() };

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use treegraft_wire::{
-    ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent,
+    ApiError, ObjectsAnswer, OpenAnswer, OpenEvent, OpenRequest, PublishEvent, PublishRequest,
     lanes::LaneSecret,
     login_command,
     question::{self, NAME_BYTES},
@@ -66,6 +66,7 @@ pub fn check_documents(data: &[u8]) {
     check_document::<OpenAnswer>(data);
     check_document::<OpenEvent>(data);
     check_document::<ObjectsAnswer>(data);
+    check_document::<PublishRequest>(data);
     check_document::<PublishEvent>(data);
     check_document::<ApiError>(data);
 }
