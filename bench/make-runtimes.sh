@@ -9,6 +9,9 @@
 # Version 1 takes the oldest, version 2 the newest package that the configured sources offer: what differs is a real week
 # of updates. `full` downloads 1.2 GB, needs 20 GB of disk and two cores for five minutes of `flatpak build-export`.
 set -euo pipefail
+for program in flatpak dpkg-deb apt-get; do
+  command -v "$program" >/dev/null || { echo "$program is missing" >&2; exit 1; }
+done
 out=$(realpath -m "${1:?OUT is missing}"); size=${2:-full}
 platform=(libglib2.0-0 python3-minimal openssl curl libxml2)
 sdk=(libglib2.0-dev libssl-dev linux-libc-dev git)
@@ -31,19 +34,22 @@ versions_of() { # newest|oldest, package...: a line with package and version for
     END { for (at = 1; at <= count; at++) print order[at], found[order[at]] }'
 }
 make_build_dir() { # kind, number, newest|oldest, package...
-  local kind=$1 build=$out/$1-$2 which=$3 usr package version deb; shift 3
+  local kind=$1 build=$out/$1-$2 which=$3 usr package version; shift 3
   usr=$build/usr; rm -rf "$build"; mkdir -p "$usr" "$build/files" "$build/root"
+  versions_of "$which" $(with_dependencies "$@") > "$build/packages"
+  # Many at a time: apt reads all of its lists for each call.
   while read -r package version; do
-    deb=debs/${package}_${version//:/%3a}
-    compgen -G "$deb"_*.deb >/dev/null || (cd debs && apt-get download -q "$package=$version" >/dev/null 2>&1)
-    dpkg-deb --fsys-tarfile "$deb"_*.deb | tar -x -C "$build/root" --no-same-owner
-  done < <(versions_of "$which" $(with_dependencies "$@"))
+    compgen -G "debs/${package}_${version//:/%3a}_*.deb" >/dev/null || echo "$package=$version"
+  done < "$build/packages" | (cd debs && xargs -r -n 100 apt-get download -q >/dev/null 2>&1)
+  while read -r package version; do
+    dpkg-deb --fsys-tarfile "debs/${package}_${version//:/%3a}"_*.deb | tar -x -C "$build/root" --no-same-owner
+  done < "$build/packages"
   for dir in bin sbin lib lib64; do
     if [ -d "$build/root/$dir" ]; then mkdir -p "$usr/$dir"; cp -a --remove-destination "$build/root/$dir/." "$usr/$dir/"; fi
   done
   cp -a --remove-destination "$build/root/usr/." "$usr/"
   if [ -d "$build/root/etc" ]; then cp -a "$build/root/etc" "$usr/etc"; fi
-  rm -rf "$build/root" "$usr/share/doc" "$usr/share/man"
+  rm -rf "$build/root" "$build/packages" "$usr/share/doc" "$usr/share/man"
   find "$usr" ! -type f ! -type d ! -type l -delete
   chmod -R u+rwX "$usr"
   printf '[Runtime]\nname=org.example.%s\nruntime=org.example.Platform/x86_64/master\nsdk=org.example.Sdk/x86_64/master\n' \
