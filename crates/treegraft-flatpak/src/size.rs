@@ -5,17 +5,12 @@
 //! number that `flatpak` shows, because `xa.download-size` says so.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use treegraft_object::{ContentId, DirTreeId};
-use treegraft_repo::{Find, ReadError};
+use treegraft_repo::{Find, ReadError, parallel};
 
-/// From so many files on they are looked at by all cores; below, starting threads takes longer than it saves.
-const PARALLEL_FROM_FILES: usize = 512;
-
-/// How many files a thread takes at a time: few enough that all threads end together.
-const FILES_AT_A_TIME: usize = 128;
+/// How many files a thread takes at a time: so few that all threads end together, so many that starting one pays.
+const FILES_AT_A_TIME: usize = 256;
 
 /// Why a download size is not known.
 #[derive(Debug, thiserror::Error)]
@@ -240,34 +235,10 @@ impl<'f> DownloadSizes<'f> {
 
 /// Looks at each file once, with all cores when there are many.
 fn file_sizes(find: &dyn Find, files: &[ContentId]) -> Result<Vec<(ContentId, u64)>, ReadError> {
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
-    let threads = if files.len() < PARALLEL_FROM_FILES { 1 } else { cores() };
-    if threads == 1 {
-        return files.iter().map(|&id| file_size(find, id)).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut found = Vec::new();
-        loop {
-            let start = next.fetch_add(FILES_AT_A_TIME, Ordering::Relaxed);
-            let Some(rest) = files.get(start..).filter(|rest| !rest.is_empty()) else { return Ok(found) };
-            for &id in &rest[..FILES_AT_A_TIME.min(rest.len())] {
-                // The other threads stop at the end of the list; an error is rare and need not be fast.
-                found.push(file_size(find, id)?);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut sizes = Vec::with_capacity(files.len());
-        for thread in running {
-            match thread.join() {
-                Ok(found) => sizes.extend(found?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(sizes)
-    })
+    let some: Vec<_> = files.chunks(FILES_AT_A_TIME).collect();
+    let look =
+        |(): &mut (), some: &&[ContentId]| some.iter().map(|&id| file_size(find, id)).collect::<Result<Vec<_>, _>>();
+    Ok(parallel::for_each(0, &some, || (), look)?.into_iter().flatten().collect())
 }
 
 fn file_size(find: &dyn Find, id: ContentId) -> Result<(ContentId, u64), ReadError> {

@@ -3,16 +3,22 @@
 //! A [`Closure`] walks trees over any [`Find`] without recursion and visits every object once, however many trees share it
 //! and however many calls ask. Memory is a few dozen bytes for each distinct object that was looked at.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    convert::Infallible,
+};
 
 use treegraft_object::{
     Commit, CommitId, ContentId, DirMetaId, DirTree, DirTreeId, ObjectName, limits::MAX_TREE_DEPTH,
 };
 
-use crate::{Find, ReadError};
+use crate::{Find, ReadError, parallel};
 
 /// How many missing objects are kept by name; the rest is only counted.
 pub const MAX_MISSING_NAMES: usize = 1000;
+
+/// Into how many parts trees are cut at least that are looked at on all cores: so many that all threads end together.
+const PARTS: usize = 64;
 
 /// What is known about a dirtree after all below it was visited.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +46,58 @@ pub struct KnownObjects {
     dirtrees: HashMap<DirTreeId, TreeState>,
     dirmetas: HashMap<DirMetaId, bool>,
     files: HashMap<ContentId, bool>,
+}
+
+impl KnownObjects {
+    /// Adds what is there below some dirtrees, found out on all cores.
+    ///
+    /// What cannot be read does not become known; who needs it gets the error.
+    #[must_use]
+    pub fn look_below(mut self, find: &dyn Find, roots: &[DirTreeId]) -> Self {
+        let look = |(): &mut (), part: &Vec<DirTreeId>| Ok::<_, Infallible>(Self::default().and_below(find, part));
+        let Ok(found) = parallel::for_each(0, &parts(find, roots), || (), look);
+        for Self { dirtrees, dirmetas, files } in found {
+            self.dirtrees.extend(dirtrees);
+            self.dirmetas.extend(dirmetas);
+            self.files.extend(files);
+        }
+        self.and_below(find, roots)
+    }
+
+    fn and_below(self, find: &dyn Find, dirtrees: &[DirTreeId]) -> Self {
+        let mut closure = Closure::with_known(find, self);
+        for &dirtree in dirtrees {
+            let _ = closure.check_dirtree(dirtree);
+        }
+        closure.into_known()
+    }
+}
+
+/// Cuts trees into parts that can be looked at side by side.
+///
+/// A part is what the trees have at one path: where they are similar, their files are looked at once.
+fn parts(find: &dyn Find, roots: &[DirTreeId]) -> Vec<Vec<DirTreeId>> {
+    let mut parts = vec![roots.to_vec()];
+    let mut seen = HashSet::new();
+    while parts.len() < PARTS {
+        let mut below = Vec::new();
+        for part in &parts {
+            let mut by_name: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for tree in part.iter().filter_map(|&dirtree| find.dirtree(dirtree).ok()) {
+                for (name, dirtree, _) in tree.dirs {
+                    if seen.insert(dirtree) {
+                        by_name.entry(name).or_default().push(dirtree);
+                    }
+                }
+            }
+            below.extend(by_name.into_values());
+        }
+        if below.is_empty() {
+            break;
+        }
+        parts = below;
+    }
+    parts
 }
 
 /// A dirtree whose children are being visited.

@@ -87,6 +87,7 @@ mod key_file;
 mod lock;
 mod mode;
 mod open;
+pub mod parallel;
 mod pending;
 mod preview;
 mod private_dir;

@@ -10,7 +10,7 @@ use treegraft_object::{
     Checksum, Commit, ContentId, DirMeta, DirMetaId, DirTree, DirTreeId, ObjectName, Xattrs, gvariant::Dict,
     limits::MAX_TREE_DEPTH,
 };
-use treegraft_repo::{ArchivedFile, Closure, Find, MAX_MISSING_NAMES, ReadError};
+use treegraft_repo::{ArchivedFile, Closure, Find, KnownObjects, MAX_MISSING_NAMES, ReadError};
 
 /// Objects in memory.
 #[derive(Default)]
@@ -142,6 +142,31 @@ proptest! {
         let look_ups = memory.look_ups.load(Ordering::Relaxed);
         prop_assert!(look_ups <= visited.len() + missing.len(), "nothing is looked up twice");
     }
+
+    #[test]
+    fn a_look_on_all_cores_finds_what_a_walk_does(nodes in vec(node(), 1..4), removed in vec(any::<Index>(), 0..3)) {
+        let mut memory = Memory::default();
+        let roots: Vec<_> = nodes.iter().map(|node| add(&mut memory, node)).collect();
+        let mut names: Vec<_> = memory.objects.keys().copied().collect();
+        names.sort();
+        for index in removed {
+            memory.objects.remove(index.get(&names));
+        }
+        let known = KnownObjects::default().look_below(&memory, &roots);
+        let looked_up = memory.look_ups.load(Ordering::Relaxed);
+        let mut closure = Closure::with_known(&memory, known);
+        let mut all_missing = BTreeSet::new();
+        for root in roots {
+            let mut missing = BTreeSet::new();
+            reference(&memory, root, &mut BTreeSet::new(), &mut missing);
+            prop_assert_eq!(closure.check_dirtree(root).expect("it is sound"), missing.is_empty(), "it is told right");
+            all_missing.append(&mut missing);
+        }
+        prop_assert_eq!(closure.missing().iter().copied().collect::<BTreeSet<_>>(), all_missing.clone(), "what is missing is found");
+        if all_missing.is_empty() {
+            prop_assert_eq!(memory.look_ups.load(Ordering::Relaxed), looked_up, "all else is known");
+        }
+    }
 }
 
 #[test]
@@ -193,6 +218,11 @@ fn nesting_is_bounded() {
     assert!(closure.check_dirtree(deepest).expect("it is not too deep"), "the lower part is known now");
     let error = closure.check_dirtree(too_deep).expect_err("it is too deep");
     assert_eq!(error.code(), "too-deep", "what is known already counts as well");
+    let known = KnownObjects::default().look_below(&memory, &[too_deep, deepest]);
+    let mut closure = Closure::with_known(&memory, known);
+    assert!(closure.check_dirtree(deepest).expect("it is not too deep"), "the lower part was looked at");
+    let error = closure.check_dirtree(too_deep).expect_err("it is too deep");
+    assert_eq!(error.code(), "too-deep", "a look on all cores lets nothing pass");
 }
 
 #[test]
@@ -205,7 +235,8 @@ fn a_circle_ends() {
         let tree = DirTree { files: Vec::new(), dirs: vec![("d".to_owned(), to, meta)] };
         memory.objects.insert(from.into(), tree.encode());
     }
-    let error = Closure::new(&memory).check_dirtree(a).expect_err("it has no end");
+    let known = KnownObjects::default().look_below(&memory, &[a]);
+    let error = Closure::with_known(&memory, known).check_dirtree(a).expect_err("it has no end");
     assert_eq!(error.code(), "too-deep", "a circle is deeper than any bound");
 }
 

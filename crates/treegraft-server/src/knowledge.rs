@@ -22,17 +22,20 @@ pub(crate) struct Knowledge {
 impl Knowledge {
     /// Looks at the trees of the refs' heads. What fails here fails again where it is needed, and is reported there.
     pub(crate) fn look_ahead(&self, repo: &Repo, refs: &[RefName]) {
-        let heads = || {
-            refs.iter().filter_map(|name| {
-                let head = repo.resolve_ref(name).ok()??;
-                Some((name, repo.commit(head).ok()?.root_tree))
-            })
-        };
-        for (_, root_tree) in heads() {
-            let _ = self.look(repo, |closure| closure.check_dirtree(root_tree));
+        let heads = refs.iter().filter_map(|name| {
+            let head = repo.resolve_ref(name).ok()??;
+            Some((name, repo.commit(head).ok()?.root_tree))
+        });
+        let heads: Vec<_> = heads.collect();
+        let roots: Vec<_> = heads.iter().map(|&(_, root_tree)| root_tree).collect();
+        {
+            let mut known = lock(&self.objects);
+            *known = std::mem::take(&mut *known).look_below(repo, &roots);
         }
         let recorded = RecordedSizes::read(repo);
-        for (_, root_tree) in heads().filter(|&(name, root)| is_flatpak_ref(name) && recorded.get(root).is_none()) {
+        for (_, root_tree) in
+            heads.into_iter().filter(|&(name, root)| is_flatpak_ref(name) && recorded.get(root).is_none())
+        {
             let mut known = lock(&self.sizes);
             let mut sizes = DownloadSizes::with_known(repo, std::mem::take(&mut known));
             let _ = sizes.of(root_tree);

@@ -6,11 +6,11 @@ use std::{
 };
 
 use treegraft_object::{Checksum, ContentHasher, ContentId, DirMetaId, DirTree, DirTreeId, limits};
+use treegraft_repo::parallel;
 
 use crate::{
     DirIndex, File, HashCache, Tree, TreeError, TreeObjects,
     content::Opened,
-    parallel,
     scan::stamp,
     tree::{Entry, FileIndex},
 };

@@ -26,7 +26,6 @@ mod error;
 mod hash;
 mod hash_cache;
 mod objects;
-mod parallel;
 mod scan;
 mod shared;
 mod store;

@@ -1,9 +1,9 @@
 //! Storing the objects of trees in a repository, on all cores.
 
 use treegraft_object::{ContentId, ObjectName};
-use treegraft_repo::{Find, ReadError, Repo, Staging, StagingError};
+use treegraft_repo::{Find, ReadError, Repo, Staging, StagingError, parallel};
 
-use crate::{HashOptions, TreeObjects, parallel};
+use crate::{HashOptions, TreeObjects};
 
 /// What was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -10,8 +10,9 @@ use std::{
 
 /// Does some work for each item on this many threads (0: as many as there are cores) and returns the results in any order.
 ///
-/// Items are begun in their order. Each thread has a `state` of its own. After a failure no other item is begun.
-pub(crate) fn for_each<I, S, T, E>(
+/// The calling thread is one of them. Items are begun in their order. Each thread has a `state` of its own. After a failure no
+/// other item is begun.
+pub fn for_each<I, S, T, E>(
     threads: usize,
     items: &[I],
     state: impl Fn() -> S + Sync,
@@ -42,11 +43,13 @@ where
         done
     };
     let done = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.clamp(1, items.len().max(1))).map(|_| scope.spawn(do_some)).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Vec<_>>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().flat_map(join).collect()
+        let others = threads.min(items.len()).saturating_sub(1);
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(do_some)).collect();
+        let mut done = do_some();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
     });
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
