@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,7 +22,7 @@ const PRIVILEGE_SEPARATION_FOLDER: &str = "/run/sshd";
 /// How often a start is tried: another program may take the free port before `sshd` does.
 const START_ATTEMPTS: usize = 5;
 
-/// How often the new server is asked whether it listens, and the pause between: 10 s in all.
+/// How often the new server's log is read to see whether it listens, and the pause between: 10 s in all.
 const LISTEN_ATTEMPTS: usize = 500;
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 
@@ -78,7 +78,7 @@ impl Sshd {
             fs::write(env.root().join("sshd_config"), server_config(&env, port, options))
                 .expect("a file can be written");
             let mut server = spawn_server(&env, &sshd);
-            if answers(&mut server, port) {
+            if listens(&mut server, &env, port) {
                 let user = current_user(&env);
                 let made = Self { env, ssh, keygen, server, user, port };
                 made.write_client_files();
@@ -86,7 +86,7 @@ impl Sshd {
             }
             server.kill().ok();
             server.wait().ok();
-            last_log = fs::read_to_string(env.root().join("sshd.log")).unwrap_or_default();
+            last_log = read_log(&env);
         }
         panic!("Could not start `{}`:\n{last_log}", sshd.display());
     }
@@ -173,7 +173,7 @@ impl Sshd {
 
     /// Returns what the server has logged so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.env.root().join("sshd.log")).unwrap_or_default()
+        read_log(&self.env)
     }
 
     /// Kills every session and all that runs in it, as a server that loses power would; new ones are possible.
@@ -297,17 +297,23 @@ fn spawn_server(env: &CleanEnv, sshd: &Path) -> Child {
     command.stdout(Stdio::null()).stderr(log).spawn().expect("sshd can be started")
 }
 
-fn answers(server: &mut Child, port: u16) -> bool {
+/// Waits until the server listens. Only its log tells: the port may have been taken by somebody else, who answers as well.
+fn listens(server: &mut Child, env: &CleanEnv, port: u16) -> bool {
+    let said = format!("Server listening on {} port {port}.", Ipv4Addr::LOCALHOST);
     for _ in 0..LISTEN_ATTEMPTS {
+        if read_log(env).contains(&said) {
+            return true;
+        }
         if server.try_wait().expect("a child can be asked for its state").is_some() {
             return false;
-        }
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return true;
         }
         thread::sleep(LISTEN_PAUSE);
     }
     false
+}
+
+fn read_log(env: &CleanEnv) -> String {
+    fs::read_to_string(env.root().join("sshd.log")).unwrap_or_default()
 }
 
 /// Returns the ids of all processes that descend from this one, deepest last.

@@ -23,7 +23,7 @@ pub(super) struct Peak {
 }
 
 pub(super) fn print_header() {
-    println!("| case | way | seconds (min, median, max) | MB up | client MiB | server MiB |");
+    println!("| case | way | seconds (min, median, max) | MB up at most | client MiB | server MiB |");
     println!("|---|---|---|---|---|---|");
 }
 
