@@ -126,7 +126,9 @@ pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
 }
 
 pub(crate) fn from_sign(error: SignError) -> ApiError {
-    ApiError::new(ErrorCode::Signing, chain(&error)).hint("the keys are named in the server's configuration")
+    ApiError::new(ErrorCode::Signing, chain(&error))
+        .hint("the keys are named in the server's configuration")
+        .temporary(error.is_temporary())
 }
 
 pub(crate) fn from_summary(error: SummaryError) -> ApiError {

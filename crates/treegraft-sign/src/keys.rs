@@ -8,8 +8,8 @@ use std::{
 
 use crate::{SignError, SigningKey};
 
-/// Messages that are signed at a time, for each core: most of the time is waiting for `gpg-agent`.
-const THREADS_PER_CORE: usize = 2;
+/// Most messages that are signed at a time. All wait for one `gpg-agent`, whose memory for secrets is small.
+const MAX_THREADS: usize = 4;
 
 /// The signatures of one message: pairs of the dictionary entry and one element of its array, in the order of the keys.
 pub type Signatures = Vec<(&'static str, Vec<u8>)>;
@@ -57,34 +57,40 @@ impl SigningKeys {
 
     /// Signs each of `messages` with every key, several at a time: a signature of OpenPGP is a program that is waited for.
     ///
-    /// The results are in the order of the messages. After the first failure no other signature is begun.
+    /// The results are in the order of the messages. What fails beside others is tried once more alone, since `gpg-agent` may
+    /// lack memory for several at a time; then the first failure ends it.
     pub fn sign_each<M: AsRef<[u8]> + Sync>(&self, messages: &[M]) -> Result<Vec<Signatures>, SignError> {
+        if let [message] = messages {
+            return Ok(vec![self.sign_all(message.as_ref())?]);
+        }
         let next = AtomicUsize::new(0);
         let sign_some = || {
             let mut signed = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(message) = messages.get(index) else { return Ok(signed) };
-                match self.sign_all(message.as_ref()) {
-                    Ok(signatures) => signed.push((index, signatures)),
-                    Err(error) => {
-                        next.store(messages.len(), Ordering::Relaxed);
-                        return Err(error);
-                    }
-                }
+                let Some(message) = messages.get(index) else { return signed };
+                let Ok(signatures) = self.sign_all(message.as_ref()) else {
+                    next.store(messages.len(), Ordering::Relaxed);
+                    return signed;
+                };
+                signed.push((index, signatures));
             }
         };
-        let threads = thread::available_parallelism().map_or(1, usize::from) * THREADS_PER_CORE;
-        let mut signed = thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads.min(messages.len())).map(|_| scope.spawn(sign_some)).collect();
-            let mut signed = Vec::with_capacity(messages.len());
+        let mut signed: Vec<Option<Signatures>> = messages.iter().map(|_| None).collect();
+        thread::scope(|scope| {
+            let start = |_| thread::Builder::new().spawn_scoped(scope, sign_some).ok();
+            let threads: Vec<_> = (0..MAX_THREADS.min(messages.len())).map_while(start).collect();
             for thread in threads {
-                signed.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                for (index, signatures) in thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                    signed[index] = Some(signatures);
+                }
             }
-            Ok(signed)
-        })?;
-        signed.sort_unstable_by_key(|&(index, _)| index);
-        Ok(signed.into_iter().map(|(_, signatures)| signatures).collect())
+        });
+        let alone = |(message, signed): (&M, Option<Signatures>)| match signed {
+            Some(signatures) => Ok(signatures),
+            None => self.sign_all(message.as_ref()),
+        };
+        messages.iter().zip(signed).map(alone).collect()
     }
 
     /// Tests every key with [`SigningKey::check`] and returns the first failure.

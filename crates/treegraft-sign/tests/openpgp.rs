@@ -107,6 +107,20 @@ fn messages_that_are_signed_together_have_signatures_of_their_own() {
     }
 }
 
+/// As an agent that has no memory for several requests at a time.
+#[test]
+fn what_fails_beside_others_is_signed_alone() {
+    let Some(gpg) = Gpg::with_key("Signer <signer@example.org>") else { return };
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-gpg/one-at-a-time");
+    let mut keys = SigningKeys::new();
+    keys.push(key(&gpg, gpg.fingerprint()).with_program(program));
+    let messages = [b"one", b"two", b"six", b"ten"];
+    let signed = keys.sign_each(&messages).expect("alone, each can be signed");
+    for (message, signatures) in messages.iter().zip(&signed) {
+        let _ = gpg.verify_detached(*message, &signatures[0].1).ok();
+    }
+}
+
 #[test]
 fn one_key_that_fails_leaves_no_signature() {
     let Some(gpg) = Gpg::with_key("Signer <signer@example.org>") else { return };

@@ -16,7 +16,7 @@ use crate::{
 /// What the program that signs does when its time has come.
 const FAILURES: [&str; 4] = ["exit 2", "kill -9 $PPID; exit 2", "echo nonsense; exit 0", "kill -9 $$"];
 
-/// Writes a `gpg` that counts its signatures and fails at one of them.
+/// Writes a `gpg` that counts its signatures and fails from one of them on: what fails beside others is tried again.
 fn failing_gpg(site: &Site, at: usize, failure: &str) -> PathBuf {
     let (script, counts) = (site.env.root().join("failing-gpg"), site.env.root().join("counts"));
     let _ = fs::remove_dir_all(&counts);
@@ -25,7 +25,7 @@ fn failing_gpg(site: &Site, at: usize, failure: &str) -> PathBuf {
     // Signatures are made several at a time: each takes a number by making its directory.
     let text = format!(
         "#!/bin/sh\ncase \"$*\" in *--detach-sign*)\n  n=0; until mkdir {counts}/$n 2>&-; do n=$((n + 1)); done\n  \
-         if [ \"$n\" = {at} ]; then {failure}; fi;;\nesac\nexec gpg \"$@\"\n"
+         if [ \"$n\" -ge {at} ]; then {failure}; fi;;\nesac\nexec gpg \"$@\"\n"
     );
     fs::write(&script, text).expect("a file can be written");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode can be set");
