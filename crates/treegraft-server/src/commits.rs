@@ -21,7 +21,7 @@ use crate::{
 /// Names of missing objects that an error lists: enough to look for a pattern, short enough to read.
 const MAX_LISTED_MISSING: usize = 5;
 
-/// Bytes of commits that wait to be signed together. Most pushes have less; an endless history must not be in memory at once.
+/// Bytes of commits, with their detached metadata, that wait to be signed together. Most pushes have less; an endless history must not be in memory at once.
 const MAX_UNSIGNED_BYTES: usize = 8 << 20;
 
 /// A commit, and its detached metadata without the server's signatures.
@@ -103,13 +103,17 @@ impl<'p> Commits<'p> {
         }
     }
 
-    /// Reads a commit and checks that its whole tree is there.
-    pub(crate) fn complete(&mut self, offer: &RefOffer, id: CommitId) -> Result<Commit, ApiError> {
+    /// Reads a commit.
+    pub(crate) fn read(&self, offer: &RefOffer, id: CommitId) -> Result<Commit, ApiError> {
         let Some(data) = self.view.metadata(id.into()).map_err(from_read)? else {
             return Err(incomplete(offer, &[id.into()], 1));
         };
-        let commit = Commit::decode(&data)
-            .map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&id))?;
+        Commit::decode(&data).map_err(|error| ApiError::new(ErrorCode::InvalidObject, chain(&error)).of_object(&id))
+    }
+
+    /// Reads a commit and checks that its whole tree is there.
+    pub(crate) fn complete(&mut self, offer: &RefOffer, id: CommitId) -> Result<Commit, ApiError> {
+        let commit = self.read(offer, id)?;
         let (staging, objects, of_trees) = (self.staging, &mut self.objects, &mut self.of_trees);
         let mut visit = |name: ObjectName| {
             if let Some(bytes) = staging.size(name) {
@@ -204,7 +208,7 @@ impl<'p> Commits<'p> {
     }
 
     fn add(&mut self, id: CommitId, data: Vec<u8>, metadata: Dict) -> Result<(), ApiError> {
-        self.unsigned_bytes += data.len();
+        self.unsigned_bytes += data.len() + metadata.encode().len();
         self.unsigned.push(Unsigned { id, data, metadata });
         if self.unsigned_bytes > MAX_UNSIGNED_BYTES { self.sign() } else { Ok(()) }
     }

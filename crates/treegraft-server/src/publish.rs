@@ -57,16 +57,9 @@ pub(crate) fn run(
     let view = staging.view(&receiver.repo);
     report(PublishEvent::Phase { phase: Phase::Check });
     let mut commits = Commits::new(receiver, session, staging, &view);
-    let mut sources = Vec::new();
-    for Offer { asked, told, .. } in &session.offers {
-        sources.push(match told {
-            Verdict::Publish => {
-                let commit = commits.complete(asked, asked.commit)?;
-                commits.verify(asked)?;
-                Some(commit)
-            }
-            Verdict::Unchanged => None,
-        });
+    for Offer { asked, .. } in session.offers.iter().filter(|offer| offer.told == Verdict::Publish) {
+        commits.complete(asked, asked.commit)?;
+        commits.verify(asked)?;
     }
 
     fault::point("publish:checked").map_err(from_io)?;
@@ -75,14 +68,19 @@ pub(crate) fn run(
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
     let mut refs = Vec::new();
-    for (Offer { asked: offer, since, .. }, source) in session.offers.iter().zip(&sources) {
+    for Offer { asked: offer, told, since } in &session.offers {
+        // It is read again: those of all refs together may be larger than memory.
+        let source = match told {
+            Verdict::Publish => Some(commits.read(offer, offer.commit)?),
+            Verdict::Unchanged => None,
+        };
         let Judged { head, verdict, published } = policy::judge(receiver, offer, source.as_ref(), Some(*since))?;
         if let Some(change @ RefChange { old, new }) = published {
             notes.extend(earlier::moved_on(offer, change, head));
             refs.push(PublishedRef { name: offer.name.clone(), old, new });
             continue;
         }
-        let new = match (verdict, source, offer.mode) {
+        let new = match (verdict, &source, offer.mode) {
             (Verdict::Unchanged, ..) => head.unwrap_or(offer.commit),
             (Verdict::Publish, Some(source), GraftMode::Rebase) => commits.graft(offer, source, head)?,
             (Verdict::Publish, Some(_), GraftMode::Exact) => commits.keep(offer, head)?,
@@ -148,6 +146,9 @@ fn acquire(
         report(PublishEvent::Waiting(Waiting { reason, waited_secs, holder: holder::read(&receiver.repo) }));
     });
     let mut lock = PublishLock::acquire_while(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    if client_gone.is_cancelled() {
+        return Err(ApiError::new(ErrorCode::Locked, "The client left before its push had its turn"));
+    }
     holder::say(session, &lock);
     let notes = finish_recovery(receiver, &mut lock)?;
     Ok((lock, notes))
