@@ -223,7 +223,8 @@ pub fn write(
         archived_bytes += if content_bytes < LARGE_BYTES {
             Deflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))?
         } else {
-            ParallelDeflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))?
+            ParallelDeflater::with(level, |deflater| deflate(content_bytes, content, deflater, &mut hasher, archived))
+                .map_err(FilezError::Write)??
         };
     } else if content_bytes != 0 || read_some(content, &mut [0])? != 0 {
         return Err(size_differs(content_bytes, "a symlink has none"));

@@ -3,10 +3,7 @@
 //! A [`Closure`] walks trees over any [`Find`] without recursion and visits every object once, however many trees share it
 //! and however many calls ask. Memory is a few dozen bytes for each distinct object that was looked at.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    convert::Infallible,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use treegraft_object::{
     Commit, CommitId, ContentId, DirMetaId, DirTree, DirTreeId, ObjectName, limits::MAX_TREE_DEPTH,
@@ -48,14 +45,19 @@ pub struct KnownObjects {
     files: HashMap<ContentId, bool>,
 }
 
+/// Nobody wants to know any more.
+struct Unwanted;
+
 impl KnownObjects {
-    /// Adds what is there below some dirtrees, found out on all cores.
+    /// Adds what is there below some dirtrees, found out on all cores, as long as `is_wanted`.
     ///
     /// What cannot be read does not become known; who needs it gets the error.
     #[must_use]
-    pub fn look_below(mut self, find: &dyn Find, roots: &[DirTreeId]) -> Self {
-        let look = |(): &mut (), part: &Vec<DirTreeId>| Ok::<_, Infallible>(Self::default().and_below(find, part));
-        let Ok(found) = parallel::for_each(0, &parts(find, roots), || (), look);
+    pub fn look_below(mut self, find: &dyn Find, roots: &[DirTreeId], is_wanted: &(dyn Fn() -> bool + Sync)) -> Self {
+        let look = |(): &mut (), part: &Vec<DirTreeId>| {
+            if is_wanted() { Ok(Self::default().and_below(find, part)) } else { Err(Unwanted) }
+        };
+        let Ok(found) = parallel::for_each(0, &parts(find, roots), || (), look) else { return self };
         for Self { dirtrees, dirmetas, files } in found {
             self.dirtrees.extend(dirtrees);
             self.dirmetas.extend(dirmetas);

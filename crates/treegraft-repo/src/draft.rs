@@ -107,7 +107,10 @@ impl<'r> Draft<'r> {
         for name in FILES {
             link_or_copy(&repo_path.join(name), &self.path.join(name))?;
         }
-        let Ok(summaries) = open_dir(self.repo.dir(), SUMMARIES) else { return Ok(()) };
+        let summaries = match open_dir(self.repo.dir(), SUMMARIES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            summaries => summaries?,
+        };
         let (from, to) = (repo_path.join(SUMMARIES), self.path.join(SUMMARIES));
         fs::create_dir(&to)?;
         for name in durable::names(summaries)? {
@@ -212,7 +215,8 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<bool> {
         // Without hard links in the file system, or to files of others, it is a copy.
         if found.is_file() && fs::hard_link(from, to).is_err() {
             fs::copy(from, to)?;
-            File::options().write(true).open(to)?.set_modified(found.modified()?)?;
+            // The owner may set it without being allowed to write.
+            File::open(to)?.set_modified(found.modified()?)?;
         }
         Ok(found.is_file())
     };

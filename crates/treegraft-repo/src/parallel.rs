@@ -10,7 +10,7 @@ use std::{
 
 /// Does some work for each item on this many threads (0: as many as there are cores) and returns the results in any order.
 ///
-/// The calling thread is one of them. Items are begun in their order. Each thread has a `state` of its own. After a failure no
+/// The calling thread is one of them, and the only one when the system gives no others. Items are begun in their order. Each thread has a `state` of its own. After a failure no
 /// other item is begun.
 pub fn for_each<I, S, T, E>(
     threads: usize,
@@ -44,7 +44,8 @@ where
     };
     let done = thread::scope(|scope| {
         let others = threads.min(items.len()).saturating_sub(1);
-        let others: Vec<_> = (0..others).map(|_| scope.spawn(do_some)).collect();
+        let start = |_| thread::Builder::new().spawn_scoped(scope, do_some).ok();
+        let others: Vec<_> = (0..others).map_while(start).collect();
         let mut done = do_some();
         for other in others {
             done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

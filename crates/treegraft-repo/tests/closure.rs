@@ -152,7 +152,7 @@ proptest! {
         for index in removed {
             memory.objects.remove(index.get(&names));
         }
-        let known = KnownObjects::default().look_below(&memory, &roots);
+        let known = KnownObjects::default().look_below(&memory, &roots, &|| true);
         let looked_up = memory.look_ups.load(Ordering::Relaxed);
         let mut closure = Closure::with_known(&memory, known);
         let mut all_missing = BTreeSet::new();
@@ -218,7 +218,7 @@ fn nesting_is_bounded() {
     assert!(closure.check_dirtree(deepest).expect("it is not too deep"), "the lower part is known now");
     let error = closure.check_dirtree(too_deep).expect_err("it is too deep");
     assert_eq!(error.code(), "too-deep", "what is known already counts as well");
-    let known = KnownObjects::default().look_below(&memory, &[too_deep, deepest]);
+    let known = KnownObjects::default().look_below(&memory, &[too_deep, deepest], &|| true);
     let mut closure = Closure::with_known(&memory, known);
     assert!(closure.check_dirtree(deepest).expect("it is not too deep"), "the lower part was looked at");
     let error = closure.check_dirtree(too_deep).expect_err("it is too deep");
@@ -235,7 +235,7 @@ fn a_circle_ends() {
         let tree = DirTree { files: Vec::new(), dirs: vec![("d".to_owned(), to, meta)] };
         memory.objects.insert(from.into(), tree.encode());
     }
-    let known = KnownObjects::default().look_below(&memory, &[a]);
+    let known = KnownObjects::default().look_below(&memory, &[a], &|| true);
     let error = Closure::with_known(&memory, known).check_dirtree(a).expect_err("it has no end");
     assert_eq!(error.code(), "too-deep", "a circle is deeper than any bound");
 }

@@ -6,8 +6,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio_util::sync::CancellationToken;
 use treegraft_flatpak::{DownloadSizes, KnownSizes, is_flatpak_ref};
-use treegraft_object::RefName;
+use treegraft_object::{DirTreeId, RefName};
 use treegraft_repo::{Closure, Find, KnownObjects, Repo};
 
 use crate::recorded_sizes::RecordedSizes;
@@ -20,8 +21,8 @@ pub(crate) struct Knowledge {
 }
 
 impl Knowledge {
-    /// Looks at the trees of the refs' heads. What fails here fails again where it is needed, and is reported there.
-    pub(crate) fn look_ahead(&self, repo: &Repo, refs: &[RefName]) {
+    /// Looks at the trees of the refs' heads, until the client is gone. What fails here fails again where it is needed, and is reported there.
+    pub(crate) fn look_ahead(&self, repo: &Repo, refs: &[RefName], client_gone: &CancellationToken) {
         let heads = refs.iter().filter_map(|name| {
             let head = repo.resolve_ref(name).ok()??;
             Some((name, repo.commit(head).ok()?.root_tree))
@@ -30,12 +31,14 @@ impl Knowledge {
         let roots: Vec<_> = heads.iter().map(|&(_, root_tree)| root_tree).collect();
         {
             let mut known = lock(&self.objects);
-            *known = std::mem::take(&mut *known).look_below(repo, &roots);
+            *known = std::mem::take(&mut *known).look_below(repo, &roots, &|| !client_gone.is_cancelled());
         }
         let recorded = RecordedSizes::read(repo);
-        for (_, root_tree) in
-            heads.into_iter().filter(|&(name, root)| is_flatpak_ref(name) && recorded.get(root).is_none())
-        {
+        let is_unknown = |&(name, root): &(&RefName, DirTreeId)| is_flatpak_ref(name) && recorded.get(root).is_none();
+        for (_, root_tree) in heads.into_iter().filter(is_unknown) {
+            if client_gone.is_cancelled() {
+                return;
+            }
             let mut known = lock(&self.sizes);
             let mut sizes = DownloadSizes::with_known(repo, std::mem::take(&mut known));
             let _ = sizes.of(root_tree);

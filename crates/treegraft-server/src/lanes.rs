@@ -30,7 +30,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     task::JoinSet,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use treegraft_repo::random;
 use treegraft_wire::lanes::LaneSecret;
 
@@ -48,21 +48,30 @@ const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Size of a relay's buffers in bytes: a frame of HTTP/2 and its header, in few calls.
 const RELAY_BYTES: usize = 512 << 10;
 
-/// Begins to take lanes for the pushes of a connection, until what is returned is dropped.
-pub(crate) fn listen(connection: &Arc<Connection>) -> io::Result<(LaneSecret, AbortOnDropHandle<()>)> {
+/// How long lanes outlive their push at most: the answers to streams may still be on their way, and a client that does not get
+/// them takes the connection for broken. It ends its lanes when it has heard enough.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The lanes of a push. When it is dropped, no more are taken, and those that there are come to their end.
+pub(crate) type Lanes = DropGuard;
+
+/// Begins to take lanes for the pushes of a connection.
+pub(crate) fn listen(connection: &Arc<Connection>) -> io::Result<(LaneSecret, Lanes)> {
     let secret = LaneSecret::new(random::hex::<32>()?).map_err(io::Error::other)?;
     let listener = StdUnixListener::bind_addr(&address(&secret)?)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
-    let taking = take(Arc::clone(connection), listener, secret.clone());
-    Ok((secret, AbortOnDropHandle::new(tokio::spawn(taking))))
+    let over = CancellationToken::new();
+    tokio::spawn(take(Arc::clone(connection), listener, secret.clone(), over.clone()));
+    Ok((secret, over.drop_guard()))
 }
 
-/// Takes lanes as they come. They end with this.
-async fn take(connection: Arc<Connection>, listener: UnixListener, secret: LaneSecret) {
+/// Takes lanes as they come, until the push is over. They end with this.
+async fn take(connection: Arc<Connection>, listener: UnixListener, secret: LaneSecret, over: CancellationToken) {
     let mut lanes = JoinSet::new();
     loop {
         tokio::select! {
+            () = over.cancelled() => break,
             accepted = listener.accept() => {
                 // Without descriptors there are no more lanes.
                 let Ok((lane, _)) = accepted else { break };
@@ -74,7 +83,11 @@ async fn take(connection: Arc<Connection>, listener: UnixListener, secret: LaneS
         }
     }
     drop(listener);
-    while lanes.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while lanes.join_next().await.is_some() {} } => {}
+        () = connection.gone.cancelled() => {}
+        () = async { over.cancelled().await; tokio::time::sleep(GRACE).await } => {}
+    }
 }
 
 /// Serves a lane that knows the key.

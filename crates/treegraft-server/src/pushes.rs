@@ -18,7 +18,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use treegraft_wire::{ApiError, ErrorCode, PushId};
 
-use crate::session::{MAX_STREAMS, Session};
+use crate::{
+    lanes::Lanes,
+    session::{MAX_STREAMS, Session},
+};
 
 /// Most open pushes of a connection. One is the rule; each has a lock, a staging area and up to 16 MiB of request.
 const MAX_OPEN_PUSHES: usize = 4;
@@ -52,12 +55,10 @@ struct OpenPush {
     lanes: Option<Lanes>,
 }
 
-type Lanes = AbortOnDropHandle<()>;
-
 /// A push that is about to be published.
 pub(crate) struct Taken {
     pub(crate) session: Arc<Session>,
-    /// Its further connections, which are there as long as this is.
+    /// Its further connections, which come to their end with this.
     pub(crate) lanes: Option<Lanes>,
 }
 
@@ -181,14 +182,14 @@ impl Pushes {
     }
 
     /// Returns a push, which may still be about to be opened.
-    pub(crate) async fn opened(&self, id: &str) -> Result<Arc<Session>, ApiError> {
+    pub(crate) async fn opened(&self, id: &str) -> Result<(Arc<Session>, Deadline), ApiError> {
         let id = PushId(id.to_owned());
         loop {
             let changed = self.opened.notified();
             {
                 let open = self.open();
                 match open.sessions.get(&id) {
-                    Some(push) => return Ok(Arc::clone(&push.session)),
+                    Some(push) => return Ok((Arc::clone(&push.session), push.deadline)),
                     None if !open.opening.contains(&id) => return Err(open.no_push(&id)),
                     None => {}
                 }

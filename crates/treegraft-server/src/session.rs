@@ -262,7 +262,7 @@ impl Session {
     }
 
     /// Refuses what would change anything for a client that only wanted to ask.
-    fn check_purpose(&self) -> Result<(), ApiError> {
+    pub(crate) fn check_purpose(&self) -> Result<(), ApiError> {
         match self.purpose {
             Purpose::Push => Ok(()),
             Purpose::DryRun => {

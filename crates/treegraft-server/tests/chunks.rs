@@ -114,6 +114,23 @@ async fn a_file_is_made_of_its_older_version_and_published() {
     assert_eq!(stored, *filez, "as it would be if it had been sent");
 }
 
+/// A few bytes may ask for much work, again and again.
+#[tokio::test]
+async fn what_is_made_in_vain_counts_against_the_limits() {
+    let content_bytes = new().len() as u64;
+    let settings = Settings { max_push_bytes: 3 * content_bytes, ..Settings::default() };
+    let (_place, wire, open, _) = opened(settings).await;
+    let found = signatures(&wire, &open.push.0, &[at(0, "usr/lib/file")]).await;
+    let signature = found[0].as_ref().expect("the file is there in its older version");
+    let wrong = ObjectName::from(ContentId(Checksum::of(b"something else")));
+    let stream = framed_recipe(wrong, &recipe_of(signature, &new(), content_bytes));
+    for _ in 0..2 {
+        let answer: ObjectsAnswer = send(&wire, &open.push.0, stream.clone()).await.json();
+        assert_eq!(answer.to_be_sent_whole, [ContentId(wrong.checksum)], "it becomes another object");
+    }
+    assert_eq!(send(&wire, &open.push.0, stream).await.code(), ErrorCode::TooLarge, "and that is not for nothing");
+}
+
 async fn encoded(wire: &Wire, push: &str, encoding: &'static str, body: Vec<u8>) -> Reply {
     let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed();
     let uri = format!("http://treegraft/api/v1/pushes/{push}/objects");

@@ -105,6 +105,16 @@ async fn a_publication_does_not_wait_for_what_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_publication_does_not_wait_for_streams_that_are_not_taken() {
+    let place = Place::new();
+    let wire = place.connect().await;
+    let mut request = open_request(&[&Pushed::new("main", "one").offer]);
+    request["purpose"] = json!("dry-run");
+    let push = wire.opened(&request).await.push.0;
+    assert_eq!(publish_after(&wire, &push, 1).await.code(), ErrorCode::BadRequest, "nothing comes in a dry run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_publication_waits_no_longer_than_the_push_may_be_open() {
     let place = Place::new();
     let wire = Wire::connect(place.receiver(Settings { max_push_secs: 1, ..Settings::default() })).await;

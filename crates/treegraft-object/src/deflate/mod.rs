@@ -241,7 +241,10 @@ mod tests {
         for content in contents() {
             for (level, piece_bytes) in [(0, 20_000), (6, 999), (6, 20_000), (6, 1 << 20), (9, 50_000)] {
                 let content = &content[..content.len().min(piece_bytes * 50)];
-                let stream = || ParallelDeflater::with(level, |deflater| deflate_with(deflater, content, piece_bytes));
+                let stream = || {
+                    ParallelDeflater::with(level, |deflater| deflate_with(deflater, content, piece_bytes))
+                        .expect("there are threads")
+                };
                 let first = stream();
                 assert!(inflate(&first) == content, "level {level}, pieces of {piece_bytes} bytes");
                 assert!(stream() == first, "level {level}, pieces of {piece_bytes} bytes");
@@ -258,6 +261,7 @@ mod tests {
             }
             Ok(())
         });
+        let given_up = given_up.expect("there are threads");
         assert_eq!(given_up.map_err(|error: io::Error| error.kind()), Err(io::ErrorKind::StorageFull));
     }
 

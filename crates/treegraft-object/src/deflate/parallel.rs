@@ -34,16 +34,18 @@ struct Compressed {
 }
 
 impl ParallelDeflater {
-    /// Calls something with threads for one content, which compress with a level of zlib's.
-    pub(crate) fn with<T>(zlib_level: u32, compress: impl FnOnce(&mut Self) -> T) -> T {
+    /// Calls something with threads for one content, which compress with a level of zlib's. Fails when the system gives no
+    /// threads.
+    pub(crate) fn with<T>(zlib_level: u32, compress: impl FnOnce(&mut Self) -> T) -> io::Result<T> {
         thread::scope(|scope| {
-            let helpers = [(); HELPERS].map(|()| {
+            let start = || -> io::Result<Helper> {
                 let (pieces, to_do) = sync_channel(1);
                 let (done, compressed) = sync_channel(1);
-                scope.spawn(move || run(zlib_level, &to_do, &done));
-                Helper { pieces, compressed, is_busy: false }
-            });
-            compress(&mut Self { helpers, next: 0, piece: Vec::new() })
+                thread::Builder::new().spawn_scoped(scope, move || run(zlib_level, &to_do, &done))?;
+                Ok(Helper { pieces, compressed, is_busy: false })
+            };
+            let helpers = [start()?, start()?];
+            Ok(compress(&mut Self { helpers, next: 0, piece: Vec::new() }))
         })
     }
 

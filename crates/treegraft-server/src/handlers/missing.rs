@@ -28,7 +28,7 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
         Ok(deadline) => deadline.bound(reading).await?,
         Err(_) => reading.await?,
     };
-    let session = connection.pushes.opened(id).await?;
+    let (session, deadline) = connection.pushes.opened(id).await?;
     let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     drop(bytes);
     let receiver = Arc::clone(&connection.receiver);
@@ -37,7 +37,7 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
         let _slot = slot;
         presence(&receiver, &session, &names)
     };
-    let presence = blocking(&connection.receiver, looking).await?;
+    let presence = deadline.bound(blocking(&connection.receiver, looking)).await?;
     Ok(body::binary_answer(question::encode_answer(&presence)))
 }
 

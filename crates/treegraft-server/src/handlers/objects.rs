@@ -5,7 +5,7 @@ use std::{
     panic::resume_unwind,
     sync::{
         Arc, PoisonError,
-        atomic::Ordering,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::{self, Scope, ScopedJoinHandle},
@@ -39,8 +39,8 @@ const HELPED_BYTES: u64 = 128 << 10;
 
 pub(super) async fn post(connection: &Connection, id: &str, request: Request<Incoming>) -> Result<Answer, ApiError> {
     let (session, deadline) = connection.pushes.get(id)?;
-    let slot = connection.pushes.stream_slot()?;
     let stream = Session::begin_stream(session)?;
+    let slot = connection.pushes.stream_slot()?;
     let is_compressed = is_compressed(&connection.receiver, &request)?;
     let body = BlockingBody::new(request.into_body(), deadline, Arc::clone(stream.arrived_bytes()));
     let arrival = body.arrival();
@@ -96,12 +96,16 @@ fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<Objec
                 reading.map_err(|error| taker.explain(recipe::refusal(name, &error.into())))?;
             }
             if is_core_free && (start.len() as u64) < HELPED_BYTES {
-                let helper = helper.get_or_insert_with(|| Helper::start(scope, taker));
-                match helper.recipes.try_send((name, encoding, start)) {
-                    Ok(()) => continue,
-                    Err(TrySendError::Full((_, _, recipe))) => start = recipe,
-                    // It says why when it is joined.
-                    Err(TrySendError::Disconnected(_)) => break,
+                if helper.is_none() {
+                    helper = Helper::start(scope, taker);
+                }
+                if let Some(helper) = &helper {
+                    match helper.recipes.try_send((name, encoding, start)) {
+                        Ok(()) => continue,
+                        Err(TrySendError::Full((_, _, recipe))) => start = recipe,
+                        // It says why when it is joined.
+                        Err(TrySendError::Disconnected(_)) => break,
+                    }
                 }
             }
             taker.make(name, encoding, &mut io::Cursor::new(start).chain(object), &mut answer)?;
@@ -125,7 +129,8 @@ struct Helper<'scope> {
 }
 
 impl<'scope> Helper<'scope> {
-    fn start(scope: &'scope Scope<'scope, '_>, taker: Taker<'scope>) -> Self {
+    /// Starts it, unless the system gives no thread.
+    fn start(scope: &'scope Scope<'scope, '_>, taker: Taker<'scope>) -> Option<Self> {
         // It takes nothing before it has nothing else to do.
         let (recipes, to_do) = sync_channel(0);
         let runtime = Handle::current();
@@ -138,13 +143,30 @@ impl<'scope> Helper<'scope> {
             }
             Ok(answer)
         };
-        Self { recipes, thread: scope.spawn(make_all) }
+        let thread = thread::Builder::new().spawn_scoped(scope, make_all).ok()?;
+        Some(Self { recipes, thread })
     }
 
     /// Waits for what it is at.
     fn finish(self) -> Result<ObjectsAnswer, ApiError> {
         drop(self.recipes);
         self.thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+/// A thread that makes an object, counted as long as it does.
+struct Maker<'m>(&'m AtomicUsize);
+
+impl<'m> Maker<'m> {
+    fn begin(makers: &'m AtomicUsize) -> Self {
+        let _before = makers.fetch_add(1, Ordering::Relaxed);
+        Self(makers)
+    }
+}
+
+impl Drop for Maker<'_> {
+    fn drop(&mut self) {
+        let _before = self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -175,10 +197,9 @@ impl Taker<'_> {
         recipe: &mut impl Read,
         answer: &mut ObjectsAnswer,
     ) -> Result<(), ApiError> {
-        let makers = &self.session.makers;
-        let _before = makers.fetch_add(1, Ordering::Relaxed);
+        let maker = Maker::begin(&self.session.makers);
         let made = recipe::stage(self.receiver, self.session, self.staging, name, encoding, recipe);
-        let _before = makers.fetch_sub(1, Ordering::Relaxed);
+        drop(maker);
         match made.map_err(|error| self.explain(error))? {
             Some(staged) => self.note(staged, answer),
             None => answer.to_be_sent_whole.push(ContentId(name.checksum)),

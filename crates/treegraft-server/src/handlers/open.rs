@@ -46,16 +46,17 @@ async fn open(
     let (receiver, id, purpose) = (Arc::clone(&connection.receiver), opening.id().clone(), request.purpose);
     let wants_lanes = request.has_feature(LANES);
     let session_slot = Arc::clone(&slot);
-    let gone = connection.gone.clone();
-    let work = move || Session::open(&receiver, id, session_slot, request, &gone, &mut waiting);
+    let client_gone = connection.gone.clone();
+    let work = move || Session::open(&receiver, id, session_slot, request, &client_gone, &mut waiting);
     let (session, mut answer) = blocking(&connection.receiver, work).await?;
     let mut lanes = None;
     if session.has_something_to_publish() && purpose == Purpose::Push {
         let repo = Arc::clone(&connection.receiver.repo);
         let knowledge = Arc::clone(&session.knowledge);
         let refs: Vec<_> = session.offers.iter().map(|offer| offer.asked.name.clone()).collect();
+        let client_gone = connection.gone.clone();
         connection.receiver.work.spawn_blocking(move || {
-            knowledge.look_ahead(&repo, &refs);
+            knowledge.look_ahead(&repo, &refs, &client_gone);
             // A client that opens and leaves pushes again and again must not pile up looks.
             drop(slot);
         });

@@ -29,6 +29,7 @@ const MAX_REQUEST_BYTES: usize = 4096;
 pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
     let (streams, deadline) = {
         let (session, deadline) = connection.pushes.get(id)?;
+        session.check_purpose()?;
         (Arc::clone(session.streams()), deadline)
     };
     let waiting = async {
@@ -42,7 +43,6 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
     connection.receiver.work.spawn_blocking(move || {
         let last = run(&receiver, session, &gone, &mut |event| lines.send(&event));
         lines.send(&last);
-        // The answers to their streams may have been on the way until now.
         drop(lanes);
     });
     Ok(answer)

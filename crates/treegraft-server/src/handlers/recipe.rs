@@ -45,15 +45,15 @@ pub(super) fn stage(
                 Encoding::Reference => staging.stage_plain(id, &header, content_bytes, &mut recipe.decompress(basis)),
                 _ => staging.stage_plain(id, &header, content_bytes, &mut recipe.follow(Basis::new(basis))),
             };
-            made(name, staged)?
+            let made = made(name, staged)?;
+            // A few bytes may ask for much work: it counts whatever has become of it.
+            session.budget.take_made(made.map_or(content_bytes, |staged| staged.archived_bytes))?;
+            made
         }
         None => None,
     };
     // What is left of it is of no use, and the next object is behind it.
     io::copy(object, &mut io::sink()).map_err(|error| refusal(name, &error.into()))?;
-    if let Some(staged) = made.filter(|staged| staged.is_new) {
-        session.budget.take_made(staged.archived_bytes)?;
-    }
     Ok(made)
 }
 
