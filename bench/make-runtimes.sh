@@ -55,12 +55,13 @@ make_build_dir() { # kind, number, newest|oldest, package...
   printf '[Runtime]\nname=org.example.%s\nruntime=org.example.Platform/x86_64/master\nsdk=org.example.Sdk/x86_64/master\n' \
     "$kind" > "$build/metadata"
 }
-export_version() { # number: the Sdk after the Platform, into one repository
-  rm -rf "repo-$1"
+export_version() { # number: the Sdk after the Platform, into one repository, which has its name when it is complete
+  rm -rf "repo-$1" "repo-$1.new"
   for kind in Platform Sdk; do
     flatpak build-export --disable-sandbox --no-update-summary --runtime --timestamp="2026-01-0$1T00:00:00Z" \
-      "repo-$1" "$kind-$1" master
+      "repo-$1.new" "$kind-$1" master
   done
+  mv "repo-$1.new" "repo-$1"
 }
 for number in 1 2; do
   if [ $number = 1 ]; then which=oldest; else which=newest; fi

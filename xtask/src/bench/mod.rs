@@ -32,7 +32,10 @@ use push::Bench;
 
 pub(crate) use memory::{PeakArgs, run as run_for_peak};
 
-/// What is measured beside `treegraft`, with the Debian package that holds it.
+/// What every push needs, with the Debian package that holds it.
+const ENDS: [(&str, &str); 3] = [("sshd", "openssh-server"), ("ssh", "openssh-client"), ("gpg", "gnupg")];
+
+/// What is measured beside `treegraft`.
 const PEERS: [(&str, &str); 3] = [("rsync", "rsync"), ("flatpak", "flatpak"), ("ostree-push", "ostree-push")];
 
 /// Arguments of `cargo xtask bench`.
@@ -80,13 +83,16 @@ pub(crate) struct BenchArgs {
 
 /// Measures what the arguments say.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
+    require(&ENDS)?;
     if !args.grow {
-        require_peers()?;
+        require(&PEERS)?;
     }
     let default_work = || args.data.clone().unwrap_or_else(shell::target).join("work");
-    let Some(bench) = Bench::start(args.work.clone().unwrap_or_else(default_work))? else { return Ok(()) };
+    let bench = Bench::start(args.work.clone().unwrap_or_else(default_work))?;
     make_folder(&args.plots)?;
-    if let Some(data) = args.data.as_deref().filter(|data| !data.join("repo-2").exists()) {
+    if let Some(data) =
+        args.data.as_deref().filter(|data| !(1..=2).all(|version| data.join(format!("repo-{version}")).exists()))
+    {
         shell::run(shell::command("bench/make-runtimes.sh").current_dir(shell::root()).arg(data).arg("full"))?;
     }
     match &args.data {
@@ -97,14 +103,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), TaskError> {
     bench.end()
 }
 
-/// Installs what is measured beside `treegraft`, where that needs no questions, and fails where it is missing.
-fn require_peers() -> Result<(), TaskError> {
-    let missing = Missing::of(&PEERS);
+/// Installs programs where that needs no questions, and fails where they are missing then.
+fn require(programs: &[(&'static str, &'static str)]) -> Result<(), TaskError> {
+    let missing = Missing::of(programs);
     if missing.is_empty() {
         return Ok(());
     }
     missing.install_if_possible()?;
-    let missing = Missing::of(&PEERS);
+    let missing = Missing::of(programs);
     if missing.is_empty() { Ok(()) } else { Err(missing.error()) }
 }
 

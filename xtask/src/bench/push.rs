@@ -69,16 +69,15 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Builds the program and clears the place for its repositories; `None` if sshd or gpg is not there.
-    pub(super) fn start(work: PathBuf) -> Result<Option<Self>, TaskError> {
+    /// Builds the program and clears the place for its repositories.
+    pub(super) fn start(work: PathBuf) -> Result<Self, TaskError> {
         shell::run(shell::cargo().args(["build", "--release", "--locked", "-p", "treegraft"]))?;
-        let (Some(sshd), Some(gpg)) = (Sshd::start(), Gpg::with_key("Bench <bench@example.org>")) else {
-            return Ok(None);
-        };
+        let sshd = Sshd::start().expect("it is installed");
+        let gpg = Gpg::with_key("Bench <bench@example.org>").expect("it is installed");
         let _ = fs::remove_dir_all(&work);
         make_folder(&work)?;
         let treegraft = shell::target().join("release/treegraft");
-        Ok(Some(Self { work, treegraft, sshd, gpg, places: Cell::new(0) }))
+        Ok(Self { work, treegraft, sshd, gpg, places: Cell::new(0) })
     }
 
     pub(super) fn end(self) -> Result<(), TaskError> {
