@@ -11,7 +11,8 @@
 //! Where each dirtree was found first is kept: the path of a missing file is where the server may have an older one.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
+    ops::ControlFlow,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -297,24 +298,29 @@ fn walk(
     names_per_batch: usize,
     batches: &mpsc::Sender<Batch>,
 ) -> Result<(), ReadError> {
-    let mut seen = HashSet::new();
-    let mut trees = std::collections::VecDeque::new();
-    let mut batch: Batch = Vec::new();
-    let mut metas = HashSet::new();
+    let mut batches = Batches::new(batches, names_per_batch);
+    let (mut commits, mut metas, mut seen) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut trees = VecDeque::new();
     for (id, ref_index) in roots {
-        batch.push(id.into());
+        // One commit may be pushed to several refs.
+        if !commits.insert(id) {
+            continue;
+        }
+        batches.add(id.into());
         let commit = find.commit(id)?;
         if metas.insert(commit.root_meta) {
-            batch.push(commit.root_meta.into());
+            batches.add(commit.root_meta.into());
         }
         if seen.insert(commit.root_tree) {
             places.add([(commit.root_tree, DirPlace { ref_index, parent: None })]);
             trees.push_back((commit.root_tree, ref_index));
         }
+        if batches.send_full().is_break() {
+            return Ok(());
+        }
     }
-    let mut enough = FIRST_QUESTION_NAMES.min(names_per_batch);
     while let Some((id, ref_index)) = trees.pop_front() {
-        batch.push(id.into());
+        batches.add(id.into());
         if let Some(data) = read_metadata(find, id.into())? {
             let tree = treegraft_object::DirTreeRef::decode(&data)
                 .map_err(|source| ReadError::Invalid { name: id.into(), source })?;
@@ -324,16 +330,51 @@ fn walk(
             );
             trees.extend(new.iter().map(|&&(_, tree, _)| (tree, ref_index)));
         }
-        if batch.len() >= enough {
-            enough = names_per_batch;
-            if batches.blocking_send(std::mem::take(&mut batch)).is_err() {
-                // The planner has failed and says why.
-                return Ok(());
-            }
+        if batches.send_full().is_break() {
+            return Ok(());
         }
     }
-    let _ = batches.blocking_send(batch);
+    batches.send_rest();
     Ok(())
+}
+
+/// Collects names that the walk finds, and sends them in batches.
+struct Batches<'b> {
+    sender: &'b mpsc::Sender<Batch>,
+    names_per_batch: usize,
+    /// Names in the next batch: fewer in the first one.
+    enough: usize,
+    names: Batch,
+}
+
+impl<'b> Batches<'b> {
+    fn new(sender: &'b mpsc::Sender<Batch>, names_per_batch: usize) -> Self {
+        Self { sender, names_per_batch, enough: FIRST_QUESTION_NAMES.min(names_per_batch), names: Batch::new() }
+    }
+
+    fn add(&mut self, name: ObjectName) {
+        self.names.push(name);
+    }
+
+    /// Sends a batch if there are enough names. It breaks off when nobody takes them: the planner has failed and says why.
+    fn send_full(&mut self) -> ControlFlow<()> {
+        while self.names.len() >= self.enough {
+            let rest = self.names.split_off(self.enough);
+            let batch = std::mem::replace(&mut self.names, rest);
+            self.enough = self.names_per_batch;
+            if self.sender.blocking_send(batch).is_err() {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn send_rest(self) {
+        if !self.names.is_empty() {
+            // As above.
+            let _ = self.sender.blocking_send(self.names);
+        }
+    }
 }
 
 struct Planner<'p> {

@@ -1,6 +1,6 @@
 //! A push from its opening to what was published.
 
-use std::{cell::Cell, pin::pin, sync::Arc, time::Duration};
+use std::{cell::Cell, collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use treegraft_flatpak::GraftOptions;
@@ -291,8 +291,13 @@ fn feed_detached_metadata(
     opened: &OpenAnswer,
     feed: &Feed,
 ) -> Result<(), PushError> {
+    let mut commits = HashSet::new();
     for (pushed, state) in source.commits.iter().zip(&opened.refs) {
         if state.verdict == Verdict::Unchanged || options.purpose == Purpose::DryRun {
+            continue;
+        }
+        // One commit may be pushed to several refs.
+        if !commits.insert(pushed.id) {
             continue;
         }
         let name = ObjectName::commit_meta(pushed.id);

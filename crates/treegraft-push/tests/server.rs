@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,10 +12,10 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Called, Reply, Worker, answer, opened_with, push_to, push_with};
+use support::{Called, Reply, Worker, answer, connect, opened_with, published, push_to, push_with};
 use tokio::sync::Notify;
 use treegraft_object::CommitId;
-use treegraft_push::{ClientError, Event, PushError, PushOptions, Reporter};
+use treegraft_push::{ClientError, Event, PushError, PushOptions, Reporter, SilentReporter, push};
 use treegraft_wire::{ErrorCode, GraftMode};
 
 fn is_invalid_answer(error: &PushError) -> bool {
@@ -123,6 +124,71 @@ async fn no_more_questions_are_asked_at_a_time_than_a_server_takes() {
     assert_eq!(outcome.compared_objects, 403, "every object was asked for");
     let most = most.load(Ordering::SeqCst);
     assert!((2..=17).contains(&most), "several at a time, and not all of them: {most}");
+}
+
+/// The names in a question.
+fn names(question: &Called) -> Vec<Vec<u8>> {
+    question.body.chunks(33).map(<[u8]>::to_vec).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_for_several_refs_is_asked_for_and_sent_once() {
+    let worker = Worker::new();
+    worker.sign(worker.commit("main", &[b"content"], None));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    let client = connect(move |called: Called| {
+        if called.path.ends_with("missing") {
+            log.lock().expect("no panic").extend(names(&called));
+        }
+        async move { Ok(called.path.ends_with("publish").then(|| published(["one", "two"]))) }
+    })
+    .await;
+    let source = worker.source_of(&["main:one", "main:two"]);
+    let outcome = push(&client, source, &PushOptions::default(), Arc::new(SilentReporter)).await;
+    let outcome = outcome.expect("the push goes through");
+    let asked = asked.lock().expect("no panic").clone();
+    let different: HashSet<_> = asked.iter().collect();
+    assert_eq!((asked.len(), different.len()), (4, 4), "a commit, a tree, a dirmeta and a file, each once");
+    assert_eq!(outcome.compared_objects, 4, "each was counted once");
+    assert_eq!(outcome.sent_objects, 5, "and sent once, the detached metadata as well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_refs_are_asked_for_in_questions_that_the_server_takes() {
+    const REFS: usize = 10;
+    const MOST_NAMES: usize = 4;
+    let worker = Worker::new();
+    let refs: Vec<String> = (0..REFS).map(|index| format!("ref{index}")).collect();
+    let refs: Vec<&str> = refs.iter().map(String::as_str).collect();
+    for name in &refs {
+        worker.commit(name, &[name.as_bytes()], None);
+    }
+    let too_long = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&too_long);
+    let targets: Vec<String> = refs.iter().map(|&name| name.to_owned()).collect();
+    let client = connect(move |called: Called| {
+        let reply = match called.path.as_str() {
+            "pushes" => {
+                let state = |name: &String| json!({ "name": name, "verdict": "publish" });
+                let mut opened = opened_with(&targets.iter().map(state).collect());
+                opened["limits"]["question_names"] = MOST_NAMES.into();
+                Some(answer(201, opened))
+            }
+            "pushes/1/publish" => Some(published(&targets)),
+            _ => None,
+        };
+        if called.path.ends_with("missing") && names(&called).len() > MOST_NAMES {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        async move { Ok(reply) }
+    })
+    .await;
+    let outcome = push(&client, worker.source_of(&refs), &PushOptions::default(), Arc::new(SilentReporter)).await;
+    let outcome = outcome.expect("the push goes through");
+    assert_eq!(outcome.compared_objects, 3 * REFS as u64 + 1, "every object was asked for");
+    let too_long = too_long.load(Ordering::SeqCst);
+    assert!(too_long <= 1, "only the first question may be asked before the limit is known: {too_long}");
 }
 
 /// A server may not know the push before it is open, or give it another name.

@@ -60,8 +60,18 @@ impl Worker {
 
     /// Opens the repository to push `main`.
     pub(crate) fn source(&self) -> Source {
-        let refs: [PushRef; 1] = ["main".parse().expect("a valid name")];
-        Source::open(&self.path(""), &refs).expect("the commit is there")
+        self.source_of(&["main"])
+    }
+
+    /// Opens the repository to push these refs.
+    pub(crate) fn source_of(&self, refs: &[&str]) -> Source {
+        let refs: Vec<PushRef> = refs.iter().map(|name| name.parse().expect("a valid name")).collect();
+        Source::open(&self.path(""), &refs).expect("the commits are there")
+    }
+
+    /// Writes detached metadata of a commit.
+    pub(crate) fn sign(&self, commit: CommitId) {
+        self.write(ObjectName::commit_meta(commit), b"signatures");
     }
 
     /// Deletes an object.
@@ -133,16 +143,20 @@ pub(crate) fn answer(status: u16, body: impl IntoBody) -> Reply {
     Response::builder().status(status).body(Full::new(body.into_body())).expect("a valid response")
 }
 
+/// Answers that refs were published.
+pub(crate) fn published(names: impl IntoIterator<Item = impl AsRef<str>>) -> Reply {
+    let state = |name: &str| json!({ "name": name, "new": "0".repeat(64) });
+    let refs: Value = names.into_iter().map(|name| state(name.as_ref())).collect();
+    answer(200, format!("{}\n", json!({ "event": "done", "published": { "refs": refs } })))
+}
+
 /// Answers as a server that has nothing yet and takes everything.
 fn default_reply(called: &Called) -> Reply {
     match called.path.rsplit('/').next().expect("there is a last part") {
         "pushes" => answer(201, opened_with(&refs(&called.body, None))),
         "missing" => answer(200, vec![b'-'; called.body.len() / 33]),
         "objects" => answer(200, json!({ "objects": 0, "bytes": 0, "already_there": 0 })),
-        "publish" => {
-            let refs = json!([{ "name": "main", "new": "0".repeat(64) }]);
-            answer(200, format!("{}\n", json!({ "event": "done", "published": { "refs": refs } })))
-        }
+        "publish" => published(["main"]),
         path => panic!("nobody asks for `{path}`"),
     }
 }
