@@ -1,6 +1,6 @@
 //! A push from its opening to what was published.
 
-use std::{cell::Cell, collections::HashSet, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use treegraft_flatpak::GraftOptions;
@@ -146,7 +146,7 @@ pub(crate) async fn push_once(
     }
     let (departed, all_departed) = oneshot::channel();
     let transferring = Box::pin(transfer(client, &opened, &source, &reporter, &board, how, departed));
-    let publication = Publication { client, push: &opened.push, reporter: &*reporter, has_begun: Cell::new(false) };
+    let publication = Publication { client, push: &opened.push, reporter: &*reporter };
     let (plan, transferred, Published { refs, notes }) =
         publication.beside(both(planning, transferring), all_departed).await?;
     let mut outcome = outcome(&source, opened, plan, transferred);
@@ -163,7 +163,6 @@ struct Publication<'p> {
     client: &'p Client,
     push: &'p PushId,
     reporter: &'p dyn Reporter,
-    has_begun: Cell<bool>,
 }
 
 impl Publication<'_> {
@@ -173,11 +172,6 @@ impl Publication<'_> {
         moving: impl Future<Output = Result<(Plan, Transferred), PushError>>,
         all_departed: oneshot::Receiver<u64>,
     ) -> Result<(Plan, Transferred, Published), PushError> {
-        let moving = async {
-            let moved = moving.await?;
-            self.begin();
-            Ok::<_, PushError>(moved)
-        };
         let publishing = async {
             match all_departed.await {
                 // What the streams are told explains a failure, so it is waited for.
@@ -194,19 +188,9 @@ impl Publication<'_> {
     }
 
     async fn run(&self, streams: u64) -> Result<Published, ClientError> {
-        self.client
-            .publish(self.push, streams, |event| {
-                self.begin();
-                self.reporter.event(Event::Publishing(&event));
-            })
-            .await
-    }
-
-    /// Tells once that everything was transferred.
-    fn begin(&self) {
-        if !self.has_begun.replace(true) {
-            self.reporter.event(Event::Transferred);
-        }
+        // From here on the server may publish, whether its answer comes or not.
+        self.reporter.event(Event::Departed);
+        self.client.publish(self.push, streams, |event| self.reporter.event(Event::Publishing(&event))).await
     }
 }
 

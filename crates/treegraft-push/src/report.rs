@@ -46,8 +46,8 @@ pub enum Event<'e> {
         /// The object.
         object: ObjectName,
     },
-    /// The server has everything and is asked to publish it.
-    Transferred,
+    /// Everything has left for the server, which is asked to publish it once all has come.
+    Departed,
     /// Publication goes on there.
     Publishing(&'e PublishEvent),
     /// The push failed for a reason that may pass, and will be tried again from its beginning.

@@ -241,7 +241,7 @@ impl Totals {
             Event::Compared { objects } => self.compared_objects = self.compared_objects.max(*objects),
             Event::Sending { sent_bytes, .. } => self.sent_bytes += sent_bytes,
             Event::Sent { object } => drop(self.sent.insert(*object)),
-            Event::Transferred => self.is_asked = true,
+            Event::Departed => self.is_asked = true,
             _ => {}
         }
     }

@@ -11,6 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{Called, Reply, Worker, answer, connect, opened_with};
+use tokio::sync::Notify;
 use treegraft_push::{
     Attempt, Event, Outcome, PushError, PushOptions, Reporter, RetryPolicy, SilentReporter,
     retry::{Failure, GaveUp, Surroundings, persist},
@@ -313,4 +314,42 @@ async fn a_publication_that_nobody_knows_the_end_of_is_told_as_such() {
     .await;
     let gave_up = result.expect_err("the second one is refused");
     assert_eq!((gave_up.attempts, gave_up.may_be_published), (2, true), "the first one may have published");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_before_all_is_known_to_have_come_may_have_published() {
+    let worker = Worker::new();
+    worker.commit("main", &[b"one"], None);
+    let source = Arc::new(worker.source());
+    let options = PushOptions { streams: 1, ..PushOptions::default() };
+    let mut number = 0;
+    let gave_up = persist(&policy(), &Fake::new(0), Arc::new(SilentReporter), async |attempt: &Attempt| {
+        number += 1;
+        let (is_first, publishing) = (number == 1, Arc::new(Notify::new()));
+        let client = connect(move |called: Called| {
+            let publishing = Arc::clone(&publishing);
+            async move {
+                match called.path.as_str() {
+                    "pushes" if !is_first => {
+                        Ok(Some(answer(403, json!({ "code": "not-allowed", "detail": "no more" }))))
+                    }
+                    "pushes/1/objects" => {
+                        publishing.notified().await;
+                        Err("it breaks".into())
+                    }
+                    "pushes/1/publish" => {
+                        publishing.notify_one();
+                        std::future::pending().await
+                    }
+                    _ => Ok(None),
+                }
+            }
+        })
+        .await;
+        attempt.push(&client, Arc::clone(&source), &options).await
+    })
+    .await
+    .expect_err("the second one is refused");
+    let expected = (2, true);
+    assert_eq!((gave_up.attempts, gave_up.may_be_published), expected, "the server was asked, and may have everything");
 }
