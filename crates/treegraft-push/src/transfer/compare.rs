@@ -20,7 +20,7 @@ use treegraft_wire::{Arrival, chunks::Place, question::Presence};
 use super::{
     Compare, Ends, Tasks,
     board::{Candidate, Older, Way},
-    stream::{self, Departed, Kind},
+    stream::{self, Kind},
 };
 use crate::PushError;
 
@@ -55,7 +55,7 @@ pub(super) fn spawn(ends: &Ends, compare: Compare, tasks: &mut Tasks) {
 }
 
 /// Asks for signatures as long as there are candidates.
-async fn ask(ends: Ends) -> Result<Vec<Departed>, PushError> {
+async fn ask(ends: Ends) -> Result<(), PushError> {
     let mut questions = FuturesUnordered::new();
     let mut is_asking = true;
     loop {
@@ -67,7 +67,7 @@ async fn ask(ends: Ends) -> Result<Vec<Departed>, PushError> {
             Some(answer) = questions.next(), if !questions.is_empty() => {
                 ends.board.answered(answer?);
             }
-            else => return Ok(Vec::new()),
+            else => return Ok(()),
         }
     }
 }
@@ -115,21 +115,21 @@ async fn find_here(ends: &Ends, places: Vec<Place>) -> Result<(Vec<Place>, Vec<O
 }
 
 /// Measures the link, and then what goes over it, and decides how objects go.
-async fn measure(ends: Ends) -> Result<Vec<Departed>, PushError> {
+async fn measure(ends: Ends) -> Result<(), PushError> {
     let board = &ends.board;
     let mut rates = Rates { whole: 0.0, as_recipes: FAST_LINK_BYTES_PER_SEC };
-    let (mut probes, mut seen) = (Vec::new(), Vec::new());
+    let mut seen = Vec::new();
     while needs_probe(&seen) {
         let Some(mut probe) = stream::send(ends.clone(), Kind::Probe { bytes: PROBE_BYTES }, None).await? else {
             break;
         };
         let arrival = tokio::select! {
-            arrival = probe.arrival() => Some(arrival),
+            arrival = probe.arrival() => Some(arrival?),
             // Everything is on its way, and the publication shall not wait for what nobody needs to know.
             () = board.over() => None,
         };
-        probes.push(probe);
-        let Some(Arrival { bytes, bytes_of_all, micros }) = arrival else { return Ok(probes) };
+        ends.departed(probe);
+        let Some(Arrival { bytes, bytes_of_all, micros }) = arrival else { return Ok(()) };
         // Another version of the server counts the probe alone.
         seen.push(rate(bytes_of_all.max(bytes), Duration::from_micros(micros)));
         // The first verdict holds until there is no doubt about another one.
@@ -142,7 +142,7 @@ async fn measure(ends: Ends) -> Result<Vec<Departed>, PushError> {
         () = adjust(&ends, rates) => {}
         () = board.over() => {}
     }
-    Ok(probes)
+    Ok(())
 }
 
 /// Tells whether there should be another probe, after what was seen in those before, in bytes a second.

@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::watch;
 use treegraft_wire::lanes::LaneSecret;
 
-use super::{Ends, stream::Departed};
+use super::Ends;
 use crate::{Client, PushError, carrier::ssh::SshCarrier};
 
 /// The window of a channel of OpenSSH in bytes.
@@ -159,14 +159,14 @@ impl Drop for Seat {
 }
 
 /// Opens as many lanes as pay, up to one connection for each of `streams`.
-pub(super) async fn open(ends: Ends, secret: LaneSecret, streams: u32) -> Result<Vec<Departed>, PushError> {
+pub(super) async fn open(ends: Ends, secret: LaneSecret, streams: u32) -> Result<(), PushError> {
     tokio::select! {
         () = open_all(&ends, &secret, streams as usize) => {}
         // Everything is on its way.
         () = ends.board.over() => {}
     }
     ends.settle();
-    Ok(Vec::new())
+    Ok(())
 }
 
 async fn open_all(ends: &Ends, secret: &LaneSecret, streams: usize) {

@@ -11,9 +11,9 @@ mod stream;
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 use treegraft_wire::{OpenAnswer, PushId};
@@ -86,9 +86,17 @@ struct Ends {
     basis: Option<Arc<BasisRepo>>,
     /// The streams that the server takes at a time.
     slots: Arc<Semaphore>,
+    /// Streams whose ends are on their way.
+    departed: mpsc::UnboundedSender<Departed>,
 }
 
 impl Ends {
+    /// Hands a stream on whose end is on its way, so that its answer is heard as soon as it comes.
+    fn departed(&self, stream: Departed) {
+        // When nobody waits for it, all of it has failed.
+        let _ = self.departed.send(stream);
+    }
+
     /// Leaves it at the connections that there are.
     fn settle(&self) {
         self.lanes.settle();
@@ -96,8 +104,8 @@ impl Ends {
     }
 }
 
-/// What fills streams, and returns them once their ends are on their way.
-type Tasks = JoinSet<Result<Vec<Departed>, PushError>>;
+/// What fills streams, and hands each of them on once its end is on its way.
+type Tasks = JoinSet<Result<(), PushError>>;
 
 /// Sends everything that is and comes on the board, in streams of each kind.
 ///
@@ -114,6 +122,7 @@ pub(crate) async fn transfer(
     departed: oneshot::Sender<u64>,
 ) -> Result<Transferred, PushError> {
     let TransferOptions { streams, most_streams, compare, basis } = options;
+    let (sender, receiver) = mpsc::unbounded_channel();
     let ends = Ends {
         client: client.clone(),
         lanes: Lanes::new(client.clone()),
@@ -123,8 +132,10 @@ pub(crate) async fn transfer(
         board: Arc::clone(board),
         basis,
         slots: Arc::new(Semaphore::new(most_streams as usize)),
+        departed: sender,
     };
-    let mut tasks = Tasks::new();
+    let mut under_way = UnderWay::new(receiver);
+    let tasks = &mut under_way.tasks;
     // One more is for the measurement.
     let recipes = if board.way() == Way::Recipes { streams.min(most_streams.saturating_sub(streams + 1)) } else { 0 };
     for _ in 0..streams {
@@ -140,14 +151,14 @@ pub(crate) async fn transfer(
         tasks.spawn(send_recipes(ends.clone()));
     }
     if recipes > 0 {
-        compare::spawn(&ends, compare, &mut tasks);
+        compare::spawn(&ends, compare, tasks);
     } else {
         board.go(Way::Whole);
     }
     // Threads that wait for objects must not wait on when this fails, or is given up since something else has failed.
     let _ending = Ending(board);
     let mut total = Transferred::default();
-    let wrongly_made = collect(&mut tasks, &mut total, |streams| {
+    let wrongly_made = collect(&mut under_way, &mut total, |streams| {
         // Who does not want to know is not told.
         let _ = departed.send(streams);
     })
@@ -159,14 +170,17 @@ pub(crate) async fn transfer(
     board.go(Way::Whole);
     board.send_whole(wrongly_made);
     for _ in 0..streams {
-        tasks.spawn(stream::send_whole(ends.clone()));
+        under_way.tasks.spawn(stream::send_whole(ends.clone()));
     }
-    collect(&mut tasks, &mut total, |_| ()).await?;
+    collect(&mut under_way, &mut total, |_| ()).await?;
     Ok(total)
 }
 
-async fn send_recipes(ends: Ends) -> Result<Vec<Departed>, PushError> {
-    Ok(stream::send(ends, Kind::Recipes, None).await?.into_iter().collect())
+async fn send_recipes(ends: Ends) -> Result<(), PushError> {
+    if let Some(stream) = stream::send(ends.clone(), Kind::Recipes, None).await? {
+        ends.departed(stream);
+    }
+    Ok(())
 }
 
 /// Gives the board up when it is dropped.
@@ -178,53 +192,129 @@ impl Drop for Ending<'_> {
     }
 }
 
+/// All streams that are being filled, or wait for their answers.
+struct UnderWay {
+    tasks: Tasks,
+    departed: mpsc::UnboundedReceiver<Departed>,
+    arriving: FuturesUnordered<BoxFuture<'static, Result<Arrived, PushError>>>,
+    /// Streams that have left, those that have arrived as well.
+    streams: u64,
+}
+
+/// What happens to streams.
+enum Progress {
+    /// One has left, or there is nothing more to fill it with.
+    Departed,
+    Arrived(Arrived),
+}
+
+impl UnderWay {
+    fn new(departed: mpsc::UnboundedReceiver<Departed>) -> Self {
+        Self { tasks: Tasks::new(), departed, arriving: FuturesUnordered::new(), streams: 0 }
+    }
+
+    /// Tells whether nothing is left here.
+    fn have_all_departed(&self) -> bool {
+        self.tasks.is_empty() && self.departed.is_empty()
+    }
+
+    /// Waits for the next thing to happen; nothing when everything has arrived.
+    async fn next(&mut self) -> Option<Result<Progress, PushError>> {
+        tokio::select! {
+            Some(stream) = self.departed.recv(), if !self.have_all_departed() => {
+                self.streams += 1;
+                self.arriving.push(stream.arrived().boxed());
+                Some(Ok(Progress::Departed))
+            }
+            Some(ended) = self.tasks.join_next() => {
+                Some(ended.map_err(|_| PushError::Worker).flatten().map(|()| Progress::Departed))
+            }
+            Some(arrived) = self.arriving.next() => Some(arrived.map(Progress::Arrived)),
+            else => None,
+        }
+    }
+
+    /// Waits for the first failure that is not only a broken connection.
+    async fn first_failure(&mut self) -> Result<(), PushError> {
+        while let Some(result) = self.next().await {
+            match result {
+                Ok(_) | Err(PushError::Client(ClientError::Connection(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Waits for all streams, and returns the objects that have to be sent again as a whole. `departed` is told the number of
 /// streams when all of them have left.
 async fn collect(
-    tasks: &mut Tasks,
+    under_way: &mut UnderWay,
     total: &mut Transferred,
     departed: impl FnOnce(u64),
 ) -> Result<Vec<PlannedObject>, PushError> {
-    let mut under_way = FuturesUnordered::new();
     let mut again = HashMap::new();
     let mut departed = Some(departed);
     loop {
-        if tasks.is_empty()
+        if under_way.have_all_departed()
             && let Some(departed) = departed.take()
         {
-            departed(total.streams);
+            departed(under_way.streams);
         }
-        let result = tokio::select! {
-            Some(left) = tasks.join_next() => left.map_err(|_| PushError::Worker).flatten().map(|streams| {
-                total.streams += streams.len() as u64;
-                under_way.extend(streams.into_iter().map(Departed::arrived));
-            }),
-            Some(arrived) = under_way.next() => arrived.map(|Arrived { transferred, to_be_sent_whole }| {
+        match under_way.next().await {
+            Some(Ok(Progress::Departed)) => {}
+            Some(Ok(Progress::Arrived(Arrived { transferred, to_be_sent_whole }))) => {
                 total.add(transferred);
                 again.extend(to_be_sent_whole.into_iter().map(|object| (object.name, object)));
-            }),
-            else => return Ok(again.into_values().collect()),
-        };
-        if let Err(error) = result {
-            return Err(last_words(error, first_failure(tasks, under_way)).await);
+            }
+            Some(Err(error)) => return Err(last_words(error, under_way.first_failure()).await),
+            None => {
+                total.streams = under_way.streams;
+                return Ok(again.into_values().collect());
+            }
         }
     }
 }
 
-/// Waits for the first failure that is not only a broken connection.
-async fn first_failure(
-    tasks: &mut Tasks,
-    mut under_way: FuturesUnordered<impl Future<Output = Result<Arrived, PushError>>>,
-) -> Result<(), PushError> {
-    loop {
-        let result = tokio::select! {
-            Some(left) = tasks.join_next() => left.map_err(|_| PushError::Worker).flatten().map(drop),
-            Some(arrived) = under_way.next() => arrived.map(drop),
-            else => return Ok(()),
-        };
-        match result {
-            Ok(()) | Err(PushError::Client(ClientError::Connection(_))) => {}
-            Err(error) => return Err(error),
+#[cfg(test)]
+mod tests {
+    use treegraft_wire::{ApiError, ErrorCode, ObjectsAnswer};
+
+    use super::*;
+
+    /// Streams of which one is being filled for ever, and another one has been refused.
+    fn refused() -> UnderWay {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut under_way = UnderWay::new(receiver);
+        under_way.tasks.spawn(std::future::pending());
+        let refusal = Box::new(ApiError::new(ErrorCode::InvalidObject, "It is not valid"));
+        assert!(sender.send(Departed::answered(Err(refusal.into()))).is_ok(), "it is waited for");
+        under_way
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_refused_ends_the_others() {
+        let collected = collect(&mut refused(), &mut Transferred::default(), |_| panic!("not all have left")).await;
+        let error = collected.expect_err("the other one is still being filled");
+        assert!(matches!(error, PushError::Client(ClientError::Api(_))), "it is told what the server said: {error:?}");
+    }
+
+    #[tokio::test]
+    async fn streams_are_counted_when_the_last_one_has_left() {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut under_way = UnderWay::new(receiver);
+        for _ in 0..3 {
+            let sender = sender.clone();
+            under_way.tasks.spawn(async move {
+                for _ in 0..2 {
+                    assert!(sender.send(Departed::answered(Ok(ObjectsAnswer::default()))).is_ok(), "it is waited for");
+                    tokio::task::yield_now().await;
+                }
+                Ok(())
+            });
         }
+        let (mut total, mut departed) = (Transferred::default(), None);
+        collect(&mut under_way, &mut total, |streams| departed = Some(streams)).await.expect("nothing fails");
+        assert_eq!((departed, total.streams), (Some(6), 6), "each stream of each task");
     }
 }

@@ -84,15 +84,14 @@ enum First {
 
 /// Sends objects as they are stored until there are no more, in one stream after the other when it moves to another
 /// connection.
-pub(super) async fn send_whole(ends: Ends) -> Result<Vec<Departed>, PushError> {
-    let mut streams = Vec::new();
+pub(super) async fn send_whole(ends: Ends) -> Result<(), PushError> {
     let mut seat = Some(ends.lanes.seat());
     while seat.is_some() {
         let Some(mut stream) = send(ends.clone(), Kind::Whole, seat).await? else { break };
         seat = stream.filled.moved_to.take();
-        streams.push(stream);
+        ends.departed(stream);
     }
-    Ok(streams)
+    Ok(())
 }
 
 /// Sends a stream, from the first object that there is to the end of its body; on the connection of its seat, if it has one.
@@ -168,14 +167,15 @@ async fn taken(mut answer: Pin<Box<MaybeDone<Answer>>>) -> Result<ObjectsAnswer,
 }
 
 impl Departed {
-    /// Waits for the server's answer, and returns how fast the stream came.
-    pub(super) async fn arrival(&mut self) -> Arrival {
+    /// Waits for the server's answer, and returns how fast the stream came. After a failure there is nothing more to wait
+    /// for.
+    pub(super) async fn arrival(&mut self) -> Result<Arrival, ClientError> {
         self.answer.as_mut().await;
-        self.answer
-            .as_mut()
-            .output_mut()
-            .and_then(|answer| answer.as_ref().ok())
-            .map_or_else(Arrival::default, |answer| answer.arrival)
+        if let Some(Ok(answer)) = self.answer.as_mut().output_mut() {
+            return Ok(answer.arrival);
+        }
+        let answer = self.answer.as_mut().take_output().expect("it is done, and was not taken before");
+        Ok(answer?.arrival)
     }
 
     /// Waits for the server's answer.
@@ -189,6 +189,13 @@ impl Departed {
         filled.transferred.recipes -= to_be_sent_whole.len() as u64;
         let transferred = Transferred { stored_bytes: answer.bytes, ..filled.transferred };
         Ok(Arrived { transferred, to_be_sent_whole })
+    }
+
+    /// Makes an empty one that was answered.
+    #[cfg(test)]
+    pub(super) fn answered(answer: Result<ObjectsAnswer, ClientError>) -> Self {
+        let filled = Filled { transferred: Transferred::default(), recipes: HashMap::new(), moved_to: None };
+        Self { filled, answer: Box::pin(maybe_done(std::future::ready(answer).boxed())) }
     }
 }
 
@@ -398,5 +405,19 @@ impl<R: Read> Read for Watched<'_, '_, R> {
         let count = self.content.read(buffer)?;
         self.departure.read(count);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use treegraft_wire::{ApiError, ErrorCode};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_that_is_refused_says_nothing_about_the_link() {
+        let refusal = Box::new(ApiError::new(ErrorCode::InvalidObject, "It is not valid"));
+        let error = Departed::answered(Err(refusal.into())).arrival().await.expect_err("it did not arrive");
+        assert!(matches!(error, ClientError::Api(_)), "it is told what the server said: {error:?}");
     }
 }
