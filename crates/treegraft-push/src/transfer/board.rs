@@ -344,9 +344,9 @@ impl State {
 
     fn take_whole(&mut self) -> Option<PlannedObject> {
         if !self.is_settled
-            && let Some(key) = self.whole.range(..(LARGE_BYTES, Reverse(u64::MAX))).next_back().map(|(&key, _)| key)
+            && let Some(object) = self.take_not_large()
         {
-            return self.whole.remove(&key);
+            return Some(object);
         }
         if self.way == Way::Recipes {
             return self.whole.pop_last().map(|(_, object)| object);
@@ -358,6 +358,18 @@ impl State {
         }
         let candidate = self.candidates.pop_last().map(|(_, candidate)| candidate.object);
         candidate.or_else(|| self.comparable.pop_last().map(|(_, comparable)| comparable.object))
+    }
+
+    /// Takes what does not bind its stream for long, if there is such an object on this way.
+    fn take_not_large(&mut self) -> Option<PlannedObject> {
+        if let Some(object) = pop_not_large(&mut self.whole) {
+            return Some(object);
+        }
+        if self.way == Way::Recipes {
+            return None;
+        }
+        let candidate = pop_not_large(&mut self.candidates).map(|candidate| candidate.object);
+        candidate.or_else(|| pop_not_large(&mut self.comparable).map(|comparable| comparable.object))
     }
 
     fn take_for_probe(&mut self) -> Option<PlannedObject> {
@@ -387,6 +399,12 @@ impl State {
         self.added += 1;
         (weight, Reverse(self.added))
     }
+}
+
+/// Takes the last object that is not large.
+fn pop_not_large<T>(objects: &mut ByWeight<T>) -> Option<T> {
+    let key = objects.range(..(LARGE_BYTES, Reverse(u64::MAX))).next_back().map(|(&key, _)| key);
+    key.and_then(|key| objects.remove(&key))
 }
 
 /// Tells what counts of a weight where only the large objects are in order.
@@ -495,6 +513,19 @@ mod tests {
         state.is_settled = false;
         state.add_whole(object(6), 5 * MIB);
         assert_eq!(taken(|| state.take_whole()), [6], "nothing else is left");
+    }
+
+    #[test]
+    fn candidates_that_are_not_large_go_before_large_ones_until_streams_have_their_connections() {
+        let mut state = State::new(Way::Whole);
+        state.add_whole(object(1), 5 * MIB);
+        for (number, weight) in [(2, 9 * MIB), (3, 4 * MIB), (4, 4 * MIB - 1), (5, 10)] {
+            add_candidate(&mut state, number, weight);
+        }
+        assert_eq!(taken(|| state.take_whole()), [4, 5, 2, 1, 3], "the large ones only when nothing else is left");
+        state.way = Way::Recipes;
+        add_candidate(&mut state, 6, 10);
+        assert_eq!(taken(|| state.take_whole()), [0; 0], "candidates go in parts");
     }
 
     #[test]
