@@ -273,6 +273,29 @@ fn what_differs_from_a_known_file_is_little() {
 }
 
 #[test]
+fn an_older_file_that_cannot_be_read_here_costs_bytes_and_nothing_else() {
+    struct Damaged<'d>(&'d [u8]);
+    impl Read for Damaged<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(io::ErrorKind::InvalidData.into()),
+                count => Ok(count),
+            }
+        }
+    }
+    let old = noise(6, 9 << 20);
+    let whole = reference(&old, &old).len();
+    for readable_bytes in [0, 1 << 20, 5 << 20, (9 << 20) - 1] {
+        let (mut out, bytes) = (Vec::new(), old.len() as u64);
+        let older = (bytes, Damaged(&old[..readable_bytes]));
+        write_reference(basis_id(), older, &header(), (bytes, &old[..]), &mut out).expect("it is only a help");
+        assert!(decompress(&out, &old).expect("it can be made") == old, "{readable_bytes}: the file is made");
+        let by_itself = out.len() - whole;
+        assert!(by_itself < old.len() - readable_bytes + (3 << 20), "{readable_bytes}: what can be read helps");
+    }
+}
+
+#[test]
 fn broken_references_are_refused_by_their_rule() {
     let old = noise(7, 5 << 20);
     let good = reference(&old, &old);

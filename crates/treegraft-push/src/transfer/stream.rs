@@ -323,7 +323,11 @@ impl Filler<'_> {
                         if let Some(made) = basis.references.take(id, *older) {
                             out.write_all(&made)
                         } else {
-                            let file = basis.open_file(*older).map_err(FillError::Read)?;
+                            let file: (u64, Box<dyn Read>) = match basis.open_file(*older) {
+                                Ok((bytes, file)) => (bytes, Box::new(file)),
+                                // It is only a help, and the stream needs the object.
+                                Err(_) => (0, Box::new(io::empty())),
+                            };
                             write_reference(*older, file, &header, (content_bytes, content), &mut out)
                         }
                     }

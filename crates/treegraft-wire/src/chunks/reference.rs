@@ -48,7 +48,8 @@ const TABLE_LOG: u32 = 19;
 
 /// Writes what differs in a file from an older version of it.
 ///
-/// `content` and `basis` must have as many bytes as is said; whoever reads the result notices if they have others.
+/// `content` must have as many bytes as is said; whoever reads the result notices if it has others. `basis` is only a help:
+/// from where it cannot be read, or ends too soon, segments have no prefix.
 pub fn write_reference(
     basis_id: ContentId,
     (basis_bytes, basis): (u64, impl Read),
@@ -58,7 +59,8 @@ pub fn write_reference(
 ) -> io::Result<()> {
     out.write_all(basis_id.0.as_bytes())?;
     out.write_all(&header.encode_archive(content_bytes))?;
-    let mut prefix = Prefix::new(basis);
+    let mut prefix = Some(Prefix::new(basis));
+    let mut offset = 0;
     let mut segment = Vec::new();
     let mut frame = Vec::new();
     let mut done_bytes = 0;
@@ -73,9 +75,15 @@ pub fn write_reference(
         let start = place.saturating_sub(AROUND_BYTES as u64);
         let end = place.saturating_add((segment.len() + AROUND_BYTES) as u64).min(basis_bytes);
         let length = usize::try_from(end - start).map_or(MAX_PREFIX_BYTES, |length| length.min(MAX_PREFIX_BYTES));
-        let known = prefix.at(start, length)?;
+        let known = if let Some(Ok(known)) = prefix.as_mut().map(|prefix| prefix.at(start, length)) {
+            offset = start;
+            known
+        } else {
+            prefix = None;
+            &[]
+        };
         compress(&segment, known, &mut frame)?;
-        for number in [start, length as u64, segment.len() as u64, frame.len() as u64] {
+        for number in [offset, known.len() as u64, segment.len() as u64, frame.len() as u64] {
             write_varint(number, out)?;
         }
         out.write_all(&frame)?;

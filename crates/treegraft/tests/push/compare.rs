@@ -129,6 +129,41 @@ fn with_an_earlier_build_even_less_is_sent() {
 }
 
 #[test]
+fn a_damaged_earlier_build_is_no_reason_to_fail() {
+    let Some(site) = Site::new() else { return };
+    let Some(sshd) = Sshd::start() else { return };
+    let folder = tree(&site);
+    // Of several segments, so that the damage is found when some of them have left.
+    fs::write(folder.join("usr/bin/larger"), content(2, 9 << 20)).expect("the folder is ours");
+    let basis = site.worker("basis", RepoMode::Archive, &folder, BRANCH, 1_700_000_000);
+    site.push_local(&basis, &[]).ok();
+    let mut damaged = 0;
+    for (number, object) in objects(&basis).iter().filter(|object| is_content(object)).enumerate() {
+        let path = basis.join("objects").join(object);
+        let bytes = fs::read(&path).expect("an object can be read");
+        // Links and very small files are not compared.
+        if bytes.len() > 10_000 {
+            let is_cut = number % 2 == 0 || bytes.len() > 1 << 20;
+            let damage = if is_cut { bytes[..bytes.len() / 2].to_vec() } else { vec![0xab; bytes.len()] };
+            fs::write(&path, damage).expect("the repository is ours");
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 22, "all that is compared");
+    change(&folder, "something else");
+    let larger = fs::OpenOptions::new().write(true).open(folder.join("usr/bin/larger")).expect("the folder is ours");
+    larger.write_all_at(b"something else", 1 << 20).expect("it can be written");
+    let worker = site.worker("next", RepoMode::Archive, &folder, BRANCH, 1_700_000_100);
+    let basis = format!("--basis={}", basis.display());
+    let report = json(&site.push_ssh(&sshd, &worker, &[&basis, "--compare=always", "--json"]).ok());
+    assert_eq!(report["sent_in_parts"], 12, "the files that have changed: {report}");
+    let number = |key: &str| report[key].as_u64().expect("a number");
+    assert!(number("sent_bytes") + (1 << 20) < number("stored_bytes"), "what can be read helps: {report}");
+    assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");
+    site.ostree.fsck(&site.server);
+}
+
+#[test]
 fn a_tree_that_was_never_committed_is_sent_in_parts() {
     let Some(site) = Site::new() else { return };
     let folder = tree(&site);
