@@ -71,7 +71,9 @@ pub struct Outcome {
     pub refs: Vec<PublishedRef>,
     /// Different objects that were compared with the server's.
     pub compared_objects: u64,
-    /// Objects sent.
+    /// Those of them that the server had before the push.
+    pub already_there_objects: u64,
+    /// Objects sent; detached metadata is among them, and is not compared.
     pub sent_objects: u64,
     /// Their bytes as they were sent.
     pub sent_bytes: u64,
@@ -302,6 +304,7 @@ fn outcome(source: &Source, opened: OpenAnswer, plan: Plan, transferred: Transfe
     Outcome {
         refs: source.commits.iter().zip(&opened.refs).map(state).collect(),
         compared_objects: plan.objects,
+        already_there_objects: plan.objects - plan.missing_objects,
         sent_objects: transferred.objects,
         sent_bytes: transferred.bytes,
         stored_bytes: transferred.stored_bytes,

@@ -41,10 +41,17 @@ pub enum Event<'e> {
         /// How many bytes it took to say them.
         sent_bytes: u64,
     },
-    /// An object left for the server as a whole.
+    /// All of an object left for the server.
     Sent {
         /// The object.
         object: ObjectName,
+        /// Whether only what is new in it was sent.
+        in_parts: bool,
+    },
+    /// A stream of objects has arrived.
+    Arrived {
+        /// The bytes of those that are new on the server, as it stores them.
+        stored_bytes: u64,
     },
     /// Everything has left for the server, which is asked to publish it once all has come.
     Departed,

@@ -8,14 +8,14 @@
 //! Clock, sleep and random numbers are the caller's ([`Surroundings`]).
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use treegraft_object::{CommitId, ObjectName};
+use treegraft_object::{CommitId, ObjectKind, ObjectName};
 use treegraft_wire::{Resumed, RetriedOffer};
 
 use crate::{Client, ClientError, Event, Outcome, PushError, PushOptions, Reporter, Source, push::push_once};
@@ -196,10 +196,12 @@ struct Totals {
     notes: Vec<String>,
     /// Objects that were looked at, in the try that came farthest.
     compared_objects: u64,
-    /// What has left for the server, each once, however often it was sent.
-    sent: HashSet<ObjectName>,
+    /// What has left for the server, each once, however often it was sent, and whether it went in parts the last time.
+    sent: HashMap<ObjectName, bool>,
     /// The bytes of it, each time.
     sent_bytes: u64,
+    /// The bytes of what is new on the server, as far as it has told.
+    stored_bytes: u64,
     /// Whether the server has answered in this try.
     is_opened: bool,
     /// Whether this try has asked the server to publish.
@@ -234,13 +236,17 @@ impl Totals {
                     self.heads = Some(answer.refs.iter().map(|state| head(state.head)).collect());
                     self.resumed = answer.resumed;
                 }
+                // Of streams that broke off, it is told what has come of them only here. What was published is not told here.
+                let own_bytes = answer.resumed.bytes.saturating_sub(self.resumed.bytes);
+                self.stored_bytes = self.stored_bytes.max(own_bytes);
                 for note in &answer.notes {
                     self.note(note);
                 }
             }
             Event::Compared { objects } => self.compared_objects = self.compared_objects.max(*objects),
             Event::Sending { sent_bytes, .. } => self.sent_bytes += sent_bytes,
-            Event::Sent { object } => drop(self.sent.insert(*object)),
+            Event::Sent { object, in_parts } => drop(self.sent.insert(*object, *in_parts)),
+            Event::Arrived { stored_bytes } => self.stored_bytes += stored_bytes,
             Event::Departed => self.is_asked = true,
             _ => {}
         }
@@ -267,10 +273,16 @@ impl Totals {
                  told them since",
             );
         }
+        let compared_objects = self.compared_objects.max(last.compared_objects);
+        // What an earlier try has sent, the server had not. Detached metadata is never compared.
+        let missing_objects = self.sent.keys().filter(|object| object.kind != ObjectKind::CommitMeta).count() as u64;
         Outcome {
-            compared_objects: self.compared_objects.max(last.compared_objects),
+            compared_objects,
+            already_there_objects: compared_objects.saturating_sub(missing_objects),
             sent_objects: self.sent.len() as u64,
             sent_bytes: self.sent_bytes,
+            stored_bytes: self.stored_bytes,
+            sent_in_parts: self.sent.values().filter(|&&in_parts| in_parts).count() as u64,
             resumed: self.resumed,
             notes: std::mem::take(&mut self.notes),
             ..last
@@ -288,5 +300,45 @@ impl Reporter for Counting {
     fn event(&self, event: Event<'_>) {
         self.tally.totals().hear(&event);
         self.reporter.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use treegraft_object::Checksum;
+
+    use super::*;
+
+    #[test]
+    fn each_object_counts_once_as_it_was_sent_the_last_time() {
+        let mut totals = Totals::default();
+        let mut send = |number: u8, kind, in_parts| {
+            let object = ObjectName { checksum: Checksum::from_bytes([number; Checksum::BYTES]), kind };
+            totals.hear(&Event::Sent { object, in_parts });
+        };
+        send(1, ObjectKind::File, true);
+        send(2, ObjectKind::File, true);
+        send(3, ObjectKind::CommitMeta, false);
+        send(2, ObjectKind::File, false);
+        send(4, ObjectKind::File, true);
+        send(3, ObjectKind::CommitMeta, false);
+        totals.hear(&Event::Compared { objects: 10 });
+        let last = Outcome {
+            refs: Vec::new(),
+            compared_objects: 10,
+            already_there_objects: 9,
+            sent_objects: 2,
+            sent_bytes: 0,
+            stored_bytes: 0,
+            sent_in_parts: 1,
+            resumed: Resumed::default(),
+            notes: Vec::new(),
+            planned: Vec::new(),
+            attempts: 1,
+            is_found: false,
+        };
+        let outcome = totals.outcome(last, 2);
+        assert_eq!((outcome.sent_objects, outcome.sent_in_parts), (4, 2), "one went as a whole in the end");
+        assert_eq!(outcome.already_there_objects, 7, "of those that were compared, three were sent");
     }
 }

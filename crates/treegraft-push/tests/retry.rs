@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Called, Reply, Worker, answer, connect, opened_with};
+use support::{Called, Reply, STORED_BYTES, Worker, answer, connect, opened_with};
 use tokio::sync::Notify;
 use treegraft_push::{
     Attempt, Event, Outcome, PushError, PushOptions, Reporter, RetryPolicy, SilentReporter,
@@ -195,7 +195,8 @@ async fn push_in_tries(worker: &Worker, answers: Answers) -> (Result<Outcome, Ga
             async move { reply }
         })
         .await;
-        attempt.push(&client, Arc::clone(&source), &PushOptions::default()).await
+        let options = PushOptions { streams: 1, ..PushOptions::default() };
+        attempt.push(&client, Arc::clone(&source), &options).await
     })
     .await;
     let called = std::mem::take(&mut *called.lock().expect("no panic"));
@@ -268,6 +269,29 @@ async fn what_is_sent_twice_is_one_object() {
     let outcome = result.expect("the third one goes through");
     assert_eq!((outcome.sent_objects, outcome.compared_objects), (5, 5), "as many as there are");
     assert!(outcome.notes.is_empty(), "the last try has published itself: {:?}", outcome.notes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_earlier_tries_have_stored_counts() {
+    let worker = Worker::new();
+    worker.commit("main", &[b"one", b"two"], None);
+    let (result, _) = push_in_tries(&worker, |number, called| match (number, called.path.as_str()) {
+        (_, "pushes") => {
+            let mut opened = opened_with(&json!([{ "name": "main", "verdict": "publish" }]));
+            // Of an earlier push; then what the first try has sent; then what else the second one has, in streams that
+            // broke off.
+            let bytes = [7, 7 + STORED_BYTES, 7 + 5 * STORED_BYTES][number as usize - 1];
+            opened["resumed"] = json!({ "objects": 1, "bytes": bytes });
+            Ok(Some(answer(201, opened)))
+        }
+        (1, path) if path.ends_with("publish") => Err("it breaks when all is sent"),
+        (2, path) if path.ends_with("objects") => Err("it breaks meanwhile"),
+        _ => Ok(None),
+    })
+    .await;
+    let outcome = result.expect("the third one goes through");
+    assert_eq!(outcome.stored_bytes, 6 * STORED_BYTES, "what all tries have stored, each byte once");
+    assert_eq!(outcome.resumed.bytes, 7, "and not what was there before them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

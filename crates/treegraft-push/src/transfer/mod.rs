@@ -24,7 +24,7 @@ use self::{
     lanes::Lanes,
     stream::{Arrived, Departed, Kind},
 };
-use crate::{BasisRepo, Client, ClientError, PlannedObject, PushError, Reporter, Source, push::last_words};
+use crate::{BasisRepo, Client, ClientError, Event, PlannedObject, PushError, Reporter, Source, push::last_words};
 
 /// Whether files are compared with older ones that the server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -158,7 +158,7 @@ pub(crate) async fn transfer(
     // Threads that wait for objects must not wait on when this fails, or is given up since something else has failed.
     let _ending = Ending(board);
     let mut total = Transferred::default();
-    let wrongly_made = collect(&mut under_way, &mut total, |streams| {
+    let wrongly_made = collect(&mut under_way, &mut total, &**reporter, |streams| {
         // Who does not want to know is not told.
         let _ = departed.send(streams);
     })
@@ -172,7 +172,7 @@ pub(crate) async fn transfer(
     for _ in 0..streams {
         under_way.tasks.spawn(stream::send_whole(ends.clone()));
     }
-    collect(&mut under_way, &mut total, |_| ()).await?;
+    collect(&mut under_way, &mut total, &**reporter, |_| ()).await?;
     Ok(total)
 }
 
@@ -251,6 +251,7 @@ impl UnderWay {
 async fn collect(
     under_way: &mut UnderWay,
     total: &mut Transferred,
+    reporter: &dyn Reporter,
     departed: impl FnOnce(u64),
 ) -> Result<Vec<PlannedObject>, PushError> {
     let mut again = HashMap::new();
@@ -265,6 +266,7 @@ async fn collect(
             Some(Ok(Progress::Departed)) => {}
             Some(Ok(Progress::Arrived(Arrived { transferred, to_be_sent_whole }))) => {
                 total.add(transferred);
+                reporter.event(Event::Arrived { stored_bytes: transferred.stored_bytes });
                 again.extend(to_be_sent_whole.into_iter().map(|object| (object.name, object)));
             }
             Some(Err(error)) => return Err(last_words(error, under_way.first_failure()).await),
@@ -281,6 +283,7 @@ mod tests {
     use treegraft_wire::{ApiError, ErrorCode, ObjectsAnswer};
 
     use super::*;
+    use crate::SilentReporter;
 
     /// Streams of which one is being filled for ever, and another one has been refused.
     fn refused() -> UnderWay {
@@ -294,7 +297,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_is_refused_ends_the_others() {
-        let collected = collect(&mut refused(), &mut Transferred::default(), |_| panic!("not all have left")).await;
+        let collected =
+            collect(&mut refused(), &mut Transferred::default(), &SilentReporter, |_| panic!("not all have left"))
+                .await;
         let error = collected.expect_err("the other one is still being filled");
         assert!(matches!(error, PushError::Client(ClientError::Api(_))), "it is told what the server said: {error:?}");
     }
@@ -314,7 +319,9 @@ mod tests {
             });
         }
         let (mut total, mut departed) = (Transferred::default(), None);
-        collect(&mut under_way, &mut total, |streams| departed = Some(streams)).await.expect("nothing fails");
+        collect(&mut under_way, &mut total, &SilentReporter, |streams| departed = Some(streams))
+            .await
+            .expect("nothing fails");
         assert_eq!((departed, total.streams), (Some(6), 6), "each stream of each task");
     }
 }

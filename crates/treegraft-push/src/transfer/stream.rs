@@ -242,7 +242,7 @@ impl Filler<'_> {
             total.bytes +=
                 writer.object(object.name, Encoding::Archive, |out| self.write_whole(object, out, &is_closed))?;
             total.objects += 1;
-            self.reporter.event(Event::Sent { object: object.name });
+            self.reporter.event(Event::Sent { object: object.name, in_parts: false });
             current = match kind {
                 Kind::Probe { bytes } if total.bytes >= bytes => None,
                 Kind::Probe { .. } => self.board.next_of_probe(),
@@ -343,7 +343,7 @@ impl Filler<'_> {
             total.objects += 1;
             total.recipes += 1;
             departure.all();
-            self.reporter.event(Event::Sent { object: object.name });
+            self.reporter.event(Event::Sent { object: object.name, in_parts: true });
             current = self.board.try_comparable();
             if current.is_none() && !self.board.is_over() {
                 // The server shall not wait for the end of an object that is here already.

@@ -14,6 +14,9 @@ use treegraft_object::{
 use treegraft_push::{Client, Outcome, PushError, PushOptions, PushRef, Reporter, SilentReporter, Source, push};
 use treegraft_repo::Repo;
 
+/// What an honest server says of each stream.
+pub(crate) const STORED_BYTES: u64 = 100;
+
 /// An archive repository to push from.
 pub(crate) struct Worker {
     dir: TempDir,
@@ -155,7 +158,7 @@ fn default_reply(called: &Called) -> Reply {
     match called.path.rsplit('/').next().expect("there is a last part") {
         "pushes" => answer(201, opened_with(&refs(&called.body, None))),
         "missing" => answer(200, vec![b'-'; called.body.len() / 33]),
-        "objects" => answer(200, json!({ "objects": 0, "bytes": 0, "already_there": 0 })),
+        "objects" => answer(200, json!({ "objects": 0, "bytes": STORED_BYTES, "already_there": 0 })),
         "publish" => published(["main"]),
         path => panic!("nobody asks for `{path}`"),
     }

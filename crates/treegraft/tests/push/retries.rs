@@ -167,6 +167,9 @@ fn a_receiver_that_is_killed_is_called_again() {
     let (report, said) = pushing.ok();
     assert_eq!(report["attempts"], 2, "the second one went through: {said:#?}");
     assert_eq!(report["sent_objects"], objects(&worker).len() as u64, "each object is counted once: {report}");
+    let stored: u64 = objects(&worker).iter().map(|object| size(&worker, object)).sum();
+    assert_eq!(report["stored_bytes"], stored, "and so is each byte that is stored: {report}");
+    assert_eq!(report["already_there_objects"], 0, "all of it is new: {report}");
     let told = said.iter().find(|line| line.contains("trying again")).expect("it is told");
     assert!(told.starts_with("Connection lost"), "with its reason: {told}");
     assert!(told.ends_with("attempt 2 of 6"), "and how many may follow: {told}");

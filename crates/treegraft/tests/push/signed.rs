@@ -53,7 +53,10 @@ fn only_commits_that_a_trusted_key_has_signed_are_published() {
         assert_eq!(site.ostree.refs(&site.server), Vec::<String>::new(), "nothing is published");
     }
     site.push_local(&signed, &["main:grafted"]).ok();
-    site.push_local(&signed, &["main:exact", "--exact"]).ok();
+    let report = json(&site.push_local(&signed, &["main:exact", "--exact", "--json"]).ok());
+    assert_eq!(report["sent_objects"], 2, "the commit and its signatures: {report}");
+    let compared = report["compared_objects"].as_u64().expect("a number");
+    assert_eq!(report["already_there_objects"], compared - 1, "all that was compared but the commit: {report}");
     let head = site.ostree.rev_parse(&signed, "main");
     assert_eq!(site.ostree.rev_parse(&site.server, "exact"), head, "an exact push keeps the checksum");
     assert!(site.ostree.show(&site.server, "exact").contains("Found 1 signature"), "and the signature");

@@ -128,14 +128,6 @@ impl Finished<'_> {
         self.options.purpose == Purpose::Push || self.options.mode == GraftMode::Exact
     }
 
-    fn already_there(&self) -> u64 {
-        let missing = match self.options.purpose {
-            Purpose::Push => self.outcome.sent_objects,
-            Purpose::DryRun => self.outcome.planned.len() as u64,
-        };
-        self.outcome.compared_objects.saturating_sub(missing)
-    }
-
     fn document(&self) -> Document<'_> {
         let outcome = self.outcome;
         let row = |row: &'_ PublishedRef| (ref_status(row), row.old, row.new);
@@ -156,7 +148,7 @@ impl Finished<'_> {
             sent_bytes: outcome.sent_bytes,
             stored_bytes: outcome.stored_bytes,
             sent_in_parts: outcome.sent_in_parts,
-            already_there_objects: self.already_there(),
+            already_there_objects: outcome.already_there_objects,
             resumed: outcome.resumed,
             duration_secs: (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
             attempts: outcome.attempts,
@@ -195,8 +187,8 @@ impl Finished<'_> {
             },
             human::duration(self.took),
             if outcome.attempts > 1 { format!(" and {} attempts", outcome.attempts) } else { String::new() },
-            human::count(self.already_there()),
-            if self.already_there() == 1 { "was" } else { "were" },
+            human::count(self.outcome.already_there_objects),
+            if self.outcome.already_there_objects == 1 { "was" } else { "were" },
         )
     }
 
@@ -225,7 +217,7 @@ impl Finished<'_> {
                 (bytes, true) => format!(", {}", human::bytes(bytes)),
                 (bytes, false) => format!(", more than {}", human::bytes(bytes)),
             },
-            human::count(self.already_there()),
+            human::count(self.outcome.already_there_objects),
         ))
     }
 }
