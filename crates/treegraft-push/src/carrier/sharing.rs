@@ -3,7 +3,13 @@
 //! OpenSSH shares a connection by a socket, its control path. Where the user's configuration names none, ssh gets one of ours.
 //! A further session never logs in: without the shared connection it fails, which costs the push nothing but the lane.
 
-use std::{ffi::OsString, path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{io::AsyncWriteExt, net::UnixListener, process::Command};
 use treegraft_wire::{PushId, lanes::LaneSecret};
@@ -26,6 +32,12 @@ const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a lane may take to come up: some round trips, and the start of a program.
 const LANE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Tells whether a file of ours has the name of the socket, or the one that it has while ssh makes it.
+pub fn is_socket_name(name: &OsStr) -> bool {
+    let Some(added) = name.to_str().and_then(|name| name.strip_prefix(SOCKET)) else { return false };
+    added.is_empty() || added.starts_with('.') && added.len() == TEMPORARY_SUFFIX.len()
+}
 
 /// By what sessions of ssh share a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
