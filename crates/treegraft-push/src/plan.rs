@@ -39,9 +39,6 @@ const MAX_OPEN_QUESTIONS: usize = 16;
 /// has before the server has said how large its own is.
 const FIRST_QUESTION_NAMES: usize = 1500;
 
-/// How long the opening waits for the first names. An ssh login takes longer.
-const FIRST_QUESTION_PATIENCE: Duration = Duration::from_millis(150);
-
 /// Batches of names between the walk and the questions.
 const WAITING_BATCHES: usize = 4;
 
@@ -148,11 +145,12 @@ struct First {
 }
 
 impl Ahead {
-    /// Starts to walk: nearly always the server wants all commits, and no others.
-    pub(crate) async fn start(client: &Client, source: &Arc<Source>) -> Self {
+    /// Starts to walk: nearly always the server wants all commits, and no others. The first names are waited for no longer
+    /// than `patience`.
+    pub(crate) async fn start(client: &Client, source: &Arc<Source>, patience: Duration) -> Self {
         let roots = (0..).zip(&source.commits).map(|(index, pushed)| (pushed.id, index)).collect();
         let mut walk = Walk::start(source, roots, QUESTION_NAMES);
-        let names = tokio::time::timeout(FIRST_QUESTION_PATIENCE, walk.batches.recv()).await;
+        let names = tokio::time::timeout(patience, walk.batches.recv()).await;
         let first = names.ok().flatten().map(|names| {
             let (client, push, asked) = (client.clone(), client.next_push(), names.clone());
             let asking = {

@@ -22,6 +22,9 @@ use crate::{
 /// busy with inflating and hashing.
 const DEFAULT_STREAMS: u32 = 4;
 
+/// How long the opening waits for the first names when nothing else is said. An ssh login takes longer.
+const DEFAULT_PATIENCE: Duration = Duration::from_millis(150);
+
 /// How long the other requests have to say more than that the connection broke.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,8 @@ pub struct PushOptions {
     pub basis: Option<Arc<BasisRepo>>,
     /// Who pushes from where, `user@host` for example: those who wait for this push are told.
     pub who: Option<String>,
+    /// How long the opening waits for the first question, which goes along with it.
+    pub patience: Duration,
 }
 
 impl Default for PushOptions {
@@ -60,6 +65,7 @@ impl Default for PushOptions {
             compare: Compare::default(),
             basis: None,
             who: None,
+            patience: DEFAULT_PATIENCE,
         }
     }
 }
@@ -115,7 +121,7 @@ pub(crate) async fn push_once(
     retried: Option<&[RetriedOffer]>,
 ) -> Result<Outcome, PushError> {
     let request = request(client, &source, options, retried);
-    let mut ahead = Ahead::start(client, &source).await;
+    let mut ahead = Ahead::start(client, &source, options.patience).await;
     let opened = ahead.beside(client.open(&request, |waiting| reporter.event(Event::Waiting(waiting)))).await?;
     check_refs(&source, opened.refs.iter().map(|state| &state.name))?;
     reporter.event(Event::Opened(&opened));

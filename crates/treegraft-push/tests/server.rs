@@ -67,13 +67,18 @@ async fn an_answer_that_is_none_is_told_as_such() {
     }
 }
 
+/// Pushes that wait for their first question, however long the walk takes.
+fn patient() -> PushOptions {
+    PushOptions { patience: Duration::from_secs(600), ..PushOptions::default() }
+}
+
 /// Each answer that was waited for would cost a round trip.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_need_not_be_waited_for_is_not() {
     let worker = Worker::new();
     worker.commit("main", &[b"content"], None);
     let (asked, publishing) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let options = PushOptions { streams: 1, ..PushOptions::default() };
+    let options = PushOptions { streams: 1, ..patient() };
     let outcome = push_to(&worker, &options, move |called| {
         let (asked, publishing) = (Arc::clone(&asked), Arc::clone(&publishing));
         async move {
@@ -198,7 +203,7 @@ async fn a_question_that_was_too_early_is_asked_again() {
         let worker = Worker::new();
         worker.commit("main", &[b"content"], None);
         let early = Arc::new(AtomicUsize::new(0));
-        let outcome = push_to(&worker, &PushOptions::default(), move |called| {
+        let outcome = push_to(&worker, &patient(), move |called| {
             let early = Arc::clone(&early);
             async move {
                 if called.path == "pushes" && name != "1" {

@@ -223,13 +223,23 @@ fn a_refusal_is_final() {
     }
 }
 
+/// Returns a command for a program that ends when it is interrupted: what a shell starts in the background ignores that, and
+/// so would all that the tests start.
+fn heeding_interrupts(site: &Site, command: &Command) -> Command {
+    let mut heeding = site.env.command("env");
+    // It becomes the program, and keeps the process's id.
+    heeding.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    heeding
+}
+
 #[test]
 fn a_push_that_waits_can_be_interrupted() {
     let (Some(site), Some(sshd)) = (Site::new(), Sshd::start()) else { return };
     let worker = site.worker("w", RepoMode::Archive, &site.tree("t", &[("a", "1")]), "main", 1_000);
     let link = SlowLink::start(sshd.addr(), LinkOptions::default());
     link.refuse_new();
-    let mut pushing = Pushing::start(site.push_ssh_command(&sshd, link.port(), &worker, &["main"]));
+    let command = site.push_ssh_command(&sshd, link.port(), &worker, &["main"]);
+    let mut pushing = Pushing::start(heeding_interrupts(&site, &command));
     pushing.wait_for("attempt 3 of 6");
     let pid = Pid::from_raw(i32::try_from(pushing.child.id()).expect("it fits")).expect("it runs");
     kill_process(pid, Signal::INT).expect("it runs");
