@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //!
-//! * One lock holds what is known. Nothing is read, compressed or waited for under it but [`References::take`]'s own object.
+//! * One lock holds what is known. Nothing is read or compressed under it; [`References::take`] gives it up while it waits for
+//!   an object that is being made.
 //! * What is kept and what is being made have no more than [`MAX_KEPT_BYTES`] together.
 //! * As soon as the push asks for the first reference, or has no use for any, nothing more is begun.
 

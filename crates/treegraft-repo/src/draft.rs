@@ -210,7 +210,7 @@ impl Drop for Draft<'_> {
 /// Gives a file a second name, or makes a copy with the same time of modification where that is not possible. Tells whether
 /// there is such a file.
 fn link_or_copy(from: &Path, to: &Path) -> io::Result<bool> {
-    let link_or_copy = || -> io::Result<bool> {
+    let linked = || -> io::Result<bool> {
         let found = fs::symlink_metadata(from)?;
         // Without hard links in the file system, or to files of others, it is a copy.
         if found.is_file() && fs::hard_link(from, to).is_err() {
@@ -220,7 +220,7 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<bool> {
         }
         Ok(found.is_file())
     };
-    match link_or_copy() {
+    match linked() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         done => done,
     }

@@ -1,11 +1,12 @@
 //! The push protocol: one HTTP API under `/api/v1`, whatever carries it.
 //!
-//! A push is four kinds of requests; docs/protocol.md has them in full, with an example of each.
+//! A push is five kinds of requests; docs/protocol.md has them in full, with an example of each.
 //!
 //! | request | question | answer |
 //! |---|---|---|
 //! | `POST /api/v1/pushes` | [`OpenRequest`] | [`OpenAnswer`]: heads, limits, what is left of an earlier push |
 //! | `POST /api/v1/pushes/{id}/missing` | [`question`]: object names, binary | [`question::Presence`] of each, binary |
+//! | `POST /api/v1/pushes/{id}/signatures` | [`chunks`]: paths of files, binary | [`chunks::Signature`] of each, binary |
 //! | `POST /api/v1/pushes/{id}/objects` | [`stream`]: objects, framed | [`ObjectsAnswer`] |
 //! | `POST /api/v1/pushes/{id}/publish` | nothing, or a [`PublishRequest`] | [`PublishEvent`]s, one JSON document a line |
 //!

@@ -22,6 +22,17 @@ pub struct ObjectsAnswer {
     pub arrival: Arrival,
 }
 
+impl ObjectsAnswer {
+    /// Adds the objects of another part of the same stream, whose arrival is told once.
+    pub fn add_objects(&mut self, other: Self) {
+        let Self { objects, bytes, already_there, to_be_sent_whole, arrival: _ } = other;
+        self.objects += objects;
+        self.bytes += bytes;
+        self.already_there += already_there;
+        self.to_be_sent_whole.extend(to_be_sent_whole);
+    }
+}
+
 /// How fast the body of a request came to the server: what its processors did meanwhile does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Arrival {

@@ -18,12 +18,11 @@ pub(super) fn run(bench: &Bench, build_dirs: &[PathBuf], choice: Choice<'_>) -> 
         return Ok(());
     }
     let mut ours = Vec::new();
-    let mut repo = bench.place();
-    for _ in 0..choice.rounds {
-        repo = bench.place();
+    let repos: Vec<_> = (0..choice.rounds.max(1)).map(|_| bench.place()).collect();
+    for repo in &repos {
         ours.push(export(build_dirs, |build| {
             let mut export = shell::command(&bench.treegraft);
-            export.args(["export", "--no-update-summary", "--quiet"]).arg(build).arg(&repo);
+            export.args(["export", "--no-update-summary", "--quiet"]).arg(build).arg(repo);
             export
         })?);
     }
@@ -36,7 +35,7 @@ pub(super) fn run(bench: &Bench, build_dirs: &[PathBuf], choice: Choice<'_>) -> 
     })?;
     print_row(case, "treegraft export", &ours, &Peak::default());
     print_row(case, "flatpak build-export", &[theirs], &Peak::default());
-    let (ours, theirs) = (objects_bytes(&repo)?, objects_bytes(&theirs_repo)?);
+    let (ours, theirs) = (objects_bytes(&repos[0])?, objects_bytes(&theirs_repo)?);
     println!("\nObjects take {} MB and {} MB.", megabytes(ours), megabytes(theirs));
     Ok(())
 }

@@ -111,11 +111,7 @@ fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<Objec
             taker.make(name, encoding, &mut io::Cursor::new(start).chain(object), &mut answer)?;
         }
         if let Some(helper) = helper {
-            let ObjectsAnswer { objects, bytes, already_there, to_be_sent_whole, .. } = helper.finish()?;
-            answer.objects += objects;
-            answer.bytes += bytes;
-            answer.already_there += already_there;
-            answer.to_be_sent_whole.extend(to_be_sent_whole);
+            answer.add_objects(helper.finish()?);
         }
         Ok(answer)
     })
