@@ -3,7 +3,8 @@
 //! A recipe saves bytes and costs time of both processors. So it pays on a slow link only. How fast the link is, is seen
 //! from a *probe*: some objects, no large ones, go as they are in a stream of their own, and the server says in its answer
 //! how fast they came, and everything else with them; another probe follows where that is not clear. A channel of ssh that
-//! is full says nothing about the link: as long as there may be more channels, objects go as they are. After that, how much
+//! is full says nothing about the link: as long as there may be more channels, objects go as they are, and then there is
+//! another probe. After that, how much
 //! goes over the link in a while on the way that was taken tells whether the other way would have been faster: the server may
 //! be short of processors, or the link slower than it seemed.
 
@@ -116,12 +117,36 @@ async fn find_here(ends: &Ends, places: Vec<Place>) -> Result<(Vec<Place>, Vec<O
 
 /// Measures the link, and then what goes over it, and decides how objects go.
 async fn measure(ends: Ends) -> Result<(), PushError> {
-    let board = &ends.board;
     let mut rates = Rates { whole: 0.0, as_recipes: FAST_LINK_BYTES_PER_SEC };
+    let Some(company) = probe(&ends, &mut rates).await? else { return Ok(()) };
+    // A channel that was full has hidden what the link carries. That is seen when there are more connections, and these come
+    // when objects go as they are.
+    let is_hidden = company == Company::Others && ends.board.way() == Way::Recipes;
+    if is_hidden && widened(&ends, rates.whole).await && probe(&ends, &mut rates).await?.is_none() {
+        return Ok(());
+    }
+    tokio::select! {
+        () = adjust(&ends, rates) => {}
+        () = ends.board.over() => {}
+    }
+    Ok(())
+}
+
+/// What came to the server in the time of the first probe. By itself, a probe is too small to fill a channel of ssh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Nothing,
+    Others,
+}
+
+/// Probes the link until it is clear how fast it is, and takes the better way. Returns nothing when all has been sent.
+async fn probe(ends: &Ends, rates: &mut Rates) -> Result<Option<Company>, PushError> {
+    let board = &ends.board;
     let mut seen = Vec::new();
+    let mut company = Company::Nothing;
     while needs_probe(&seen) {
         let Some(mut probe) = stream::send(ends.clone(), Kind::Probe { bytes: PROBE_BYTES }, None).await? else {
-            break;
+            return Ok(None);
         };
         let arrival = tokio::select! {
             arrival = probe.arrival() => Some(arrival?),
@@ -129,7 +154,11 @@ async fn measure(ends: Ends) -> Result<(), PushError> {
             () = board.over() => None,
         };
         ends.departed(probe);
-        let Some(Arrival { bytes, bytes_of_all, micros }) = arrival else { return Ok(()) };
+        let Some(Arrival { bytes, bytes_of_all, micros }) = arrival else { return Ok(None) };
+        // Beside later ones there are recipes, which do not fill it.
+        if seen.is_empty() && bytes_of_all > bytes {
+            company = Company::Others;
+        }
         // Another version of the server counts the probe alone.
         seen.push(rate(bytes_of_all.max(bytes), Duration::from_micros(micros)));
         // The first verdict holds until there is no doubt about another one.
@@ -138,11 +167,21 @@ async fn measure(ends: Ends) -> Result<(), PushError> {
             board.go(rates.better());
         }
     }
-    tokio::select! {
-        () = adjust(&ends, rates) => {}
-        () = board.over() => {}
+    Ok(Some(company))
+}
+
+/// Waits for further connections, if a link over which so many bytes a second go may carry more with them. Tells whether it
+/// was so.
+async fn widened(ends: &Ends, bytes_per_sec: f64) -> bool {
+    let may_widen = tokio::select! {
+        may_widen = ends.lanes.may_widen(bytes_per_sec) => may_widen,
+        () = ends.board.over() => false,
+    };
+    if may_widen {
+        ends.board.go(Way::Whole);
+        ends.lanes.settled().await;
     }
-    Ok(())
+    may_widen
 }
 
 /// Tells whether there should be another probe, after what was seen in those before, in bytes a second.
@@ -168,11 +207,6 @@ fn verdict(seen: &[f64]) -> f64 {
 /// Takes the other way whenever it would have been faster, again and again.
 async fn adjust(ends: &Ends, mut rates: Rates) {
     let board = &ends.board;
-    if board.way() == Way::Recipes && ends.lanes.may_widen(rates.whole).await {
-        // What it carries is seen when there are more connections, and these come when objects go as they are.
-        board.go(Way::Whole);
-        ends.lanes.settled().await;
-    }
     if let (Way::Whole, Some(basis)) = (board.way(), &ends.basis) {
         basis.references.end();
     }
