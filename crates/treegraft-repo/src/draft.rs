@@ -39,7 +39,7 @@ use treegraft_object::gvariant::Dict;
 
 use crate::{
     PublishLock, Repo,
-    durable::{self, open_dir},
+    durable::{self, open_dir, open_dir_if_there},
     fault, private_dir,
     summary::{self, SummaryError},
 };
@@ -107,10 +107,7 @@ impl<'r> Draft<'r> {
         for name in FILES {
             link_or_copy(&repo_path.join(name), &self.path.join(name))?;
         }
-        let summaries = match open_dir(self.repo.dir(), SUMMARIES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            summaries => summaries?,
-        };
+        let Some(summaries) = open_dir_if_there(self.repo.dir(), SUMMARIES)? else { return Ok(()) };
         let (from, to) = (repo_path.join(SUMMARIES), self.path.join(SUMMARIES));
         fs::create_dir(&to)?;
         for name in durable::names(summaries)? {
@@ -149,11 +146,8 @@ impl<'r> Draft<'r> {
     /// signatures, which no client accepts. The journal makes the next publish write all of them again.
     pub fn publish(self) -> Result<(), SummaryError> {
         summary::sync_foreign(self.repo, self.lock)?;
-        let summaries = match open_dir(&self.dir, SUMMARIES) {
-            Ok(summaries) => durable::names(summaries),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        };
+        let summaries = open_dir_if_there(&self.dir, SUMMARIES)
+            .and_then(|summaries| summaries.map_or_else(|| Ok(Vec::new()), durable::names));
         let summaries = summaries.map_err(|source| SummaryError::Io { path: self.path.join(SUMMARIES), source })?;
         let publish = || -> io::Result<()> {
             self.add_summaries(&summaries)?;

@@ -77,6 +77,14 @@ pub(crate) fn open_dir(base: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(openat(base, path, flags, Mode::empty())?)
 }
 
+/// Opens a directory as [`open_dir`] does, or returns nothing when it is absent.
+pub(crate) fn open_dir_if_there(base: impl AsFd, path: &str) -> io::Result<Option<OwnedFd>> {
+    match open_dir(base, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// The mode of directories in the repository, before the umask, as libostree and Flatpak have it.
 pub(crate) const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o775);
 

@@ -10,8 +10,8 @@ use std::{
 
 /// Does some work for each item on this many threads (0: as many as there are cores) and returns the results in any order.
 ///
-/// The calling thread is one of them, and the only one when the system gives no others. Items are begun in their order. Each thread has a `state` of its own. After a failure no
-/// other item is begun.
+/// The calling thread is one of them, and the only one when the system gives no others. Items are begun in their order. Each
+/// thread has a `state` of its own. After a failure no other item is begun.
 pub fn for_each<I, S, T, E>(
     threads: usize,
     items: &[I],

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat};
 
 use crate::{
     FileLock, LockKind, PublishLock, Repo,
-    durable::{self, Durability, TEMPORARY, open_dir},
+    durable::{self, Durability, TEMPORARY, open_dir_if_there},
     fault, private_dir,
 };
 
@@ -65,10 +65,8 @@ impl Pending {
     /// Takes over what dead processes have left, in the order of its recording, some of it when there is much.
     pub fn orphans(repo: &Repo) -> io::Result<Vec<Self>> {
         let path = private_dir::path(repo).join(PENDING);
-        let dir = match open_dir(repo.dir(), &format!("{}/{PENDING}", private_dir::NAME)) {
-            Ok(dir) => dir,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+        let Some(dir) = open_dir_if_there(repo.dir(), &format!("{}/{PENDING}", private_dir::NAME))? else {
+            return Ok(Vec::new());
         };
         let mut recorded = Vec::new();
         for name in durable::names(&dir)?.into_iter().filter(|name| !name.starts_with('.')) {

@@ -36,7 +36,7 @@ use rustix::{
 
 use crate::{
     FileLock, LockError, LockKind, LockTimeout, Repo,
-    durable::{self, Durability, names, open_dir, rename_new},
+    durable::{self, Durability, names, open_dir_if_there, rename_new},
     lock::{is_free, open_lock_file},
     private_dir, random,
 };
@@ -113,10 +113,9 @@ pub(crate) fn acquire(
 
 /// Tells whether nobody waits.
 fn is_empty(private: BorrowedFd<'_>) -> io::Result<bool> {
-    match open_dir(private, QUEUE) {
-        Ok(dir) => Ok(numbers(&dir)?.is_empty()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
+    match open_dir_if_there(private, QUEUE)? {
+        Some(dir) => Ok(numbers(&dir)?.is_empty()),
+        None => Ok(true),
     }
 }
 

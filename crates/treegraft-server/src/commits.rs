@@ -21,7 +21,8 @@ use crate::{
 /// Names of missing objects that an error lists: enough to look for a pattern, short enough to read.
 const MAX_LISTED_MISSING: usize = 5;
 
-/// Bytes of commits, with their detached metadata, that wait to be signed together. Most pushes have less; an endless history must not be in memory at once.
+/// Bytes of commits, with their detached metadata, that wait to be signed together. Most pushes have less; an endless history
+/// must not be in memory at once.
 const MAX_UNSIGNED_BYTES: usize = 8 << 20;
 
 /// A commit, and its detached metadata without the server's signatures.

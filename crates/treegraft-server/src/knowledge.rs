@@ -21,7 +21,8 @@ pub(crate) struct Knowledge {
 }
 
 impl Knowledge {
-    /// Looks at the trees of the refs' heads, until the client is gone. What fails here fails again where it is needed, and is reported there.
+    /// Looks at the trees of the refs' heads, until the client is gone. What fails here fails again where it is needed, and is
+    /// reported there.
     pub(crate) fn look_ahead(&self, repo: &Repo, refs: &[RefName], client_gone: &CancellationToken) {
         let heads = refs.iter().filter_map(|name| {
             let head = repo.resolve_ref(name).ok()??;

@@ -4,9 +4,8 @@
 //! from a *probe*: some objects, no large ones, go as they are in a stream of their own, and the server says in its answer
 //! how fast they came, and everything else with them; another probe follows where that is not clear. A channel of ssh that
 //! is full says nothing about the link: as long as there may be more channels, objects go as they are, and then there is
-//! another probe. After that, how much
-//! goes over the link in a while on the way that was taken tells whether the other way would have been faster: the server may
-//! be short of processors, or the link slower than it seemed.
+//! another probe. After that, how much goes over the link in a while on the way that was taken tells whether the other way
+//! would have been faster: the server may be short of processors, or the link slower than it seemed.
 
 use std::{
     ops::Range,
