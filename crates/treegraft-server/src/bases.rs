@@ -4,15 +4,11 @@
 //! machine or branch, and a Sdk with its Platform, as far as the caller may push to them as well: what a file consists of
 //! is told only to those who may put it there.
 
-use std::{
-    cell::OnceCell,
-    collections::{HashMap, hash_map::Entry},
-    io::Read,
-};
+use std::{cell::OnceCell, collections::HashMap, io::Read};
 
 use treegraft_flatpak::{AppId, FlatpakRef};
 use treegraft_object::{CommitId, ContentId, DirTreeId, RefName};
-use treegraft_repo::{ByPath, Find, ReadError, Repo};
+use treegraft_repo::{ByPath, Find, Repo};
 use treegraft_wire::chunks::Place;
 
 use crate::{Receiver, rights::Action};
@@ -28,12 +24,11 @@ const SDK: &str = ".Sdk";
 const PLATFORM: &str = ".Platform";
 
 /// Opens the plain content of a published object that files can be compared with, if there is one that is not too large.
-pub(crate) fn open(repo: &Repo, basis: ContentId) -> Result<Option<impl Read + use<>>, ReadError> {
-    match repo.open_content(basis) {
-        Ok(content) if content.content_bytes <= MAX_BASIS_BYTES => Ok(Some(content.reader)),
-        Ok(_) | Err(ReadError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+///
+/// One that cannot be read is as good as none: comparing is only a help, and if it is damaged, the new object may heal it.
+pub(crate) fn open(repo: &Repo, basis: ContentId) -> Option<impl Read + use<>> {
+    let content = repo.open_content(basis).ok()?;
+    (content.content_bytes <= MAX_BASIS_BYTES).then_some(content.reader)
 }
 
 /// Finds what new refs are compared with. The repository's refs are listed once, when one of them is new.
@@ -114,8 +109,8 @@ pub(crate) struct Finder<'r> {
     repo: &'r Repo,
     /// The commits for each ref.
     commits: &'r [Vec<CommitId>],
-    /// The trees of those that were looked at.
-    roots: HashMap<CommitId, DirTreeId>,
+    /// The trees of those that were looked at, as far as they can be read.
+    roots: HashMap<CommitId, Option<DirTreeId>>,
     by_path: ByPath<'r>,
 }
 
@@ -124,18 +119,13 @@ impl<'r> Finder<'r> {
         Self { repo, commits, roots: HashMap::new(), by_path: ByPath::new(repo) }
     }
 
-    /// Returns the content object at a place, if there is one.
-    pub(crate) fn find(&mut self, place: &Place) -> Result<Option<ContentId>, ReadError> {
+    /// Returns the content object at a place, if there is one. Where a tree has a hole, there is none.
+    pub(crate) fn find(&mut self, place: &Place) -> Option<ContentId> {
         let commits = self.commits.get(place.ref_index as usize).map_or(&[][..], |commits| commits);
-        for &commit in commits {
-            let root = match self.roots.entry(commit) {
-                Entry::Occupied(known) => *known.get(),
-                Entry::Vacant(unknown) => *unknown.insert(self.repo.commit(commit)?.root_tree),
-            };
-            if let Some(found) = self.by_path.file(root, &place.path)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        commits.iter().find_map(|&commit| {
+            let read_root = || self.repo.commit(commit).ok().map(|commit| commit.root_tree);
+            let root = (*self.roots.entry(commit).or_insert_with(read_root))?;
+            self.by_path.file(root, &place.path).ok().flatten()
+        })
     }
 }

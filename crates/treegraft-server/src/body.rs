@@ -21,7 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 use treegraft_wire::{ApiError, Arrival, ErrorCode};
 
-use crate::pushes::Deadline;
+use crate::pushes::{Deadline, Slot};
 
 pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -64,9 +64,21 @@ pub(crate) fn json_answer<T: Serialize>(status: StatusCode, document: &T) -> Ans
     answer(status, "application/json", Full::new(bytes.into()).boxed())
 }
 
-/// Makes an answer of raw bytes.
-pub(crate) fn binary_answer(bytes: Vec<u8>) -> Answer {
-    answer(StatusCode::OK, "application/octet-stream", Full::new(bytes.into()).boxed())
+/// Makes an answer of raw bytes, which holds its slot until the client has taken it.
+pub(crate) fn binary_answer(bytes: Vec<u8>, slot: Slot) -> Answer {
+    let bytes = Bytes::from_owner(Held { bytes, _slot: slot });
+    answer(StatusCode::OK, "application/octet-stream", Full::new(bytes).boxed())
+}
+
+struct Held {
+    bytes: Vec<u8>,
+    _slot: Slot,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Takes the events that become lines of an answer. It ends when the last clone of this is dropped.

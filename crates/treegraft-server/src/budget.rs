@@ -6,26 +6,36 @@ use std::{
 };
 
 use treegraft_repo::Usage;
-use treegraft_wire::{ApiError, ErrorCode};
+use treegraft_wire::{ApiError, ErrorCode, stream::Encoding};
 
 use crate::{Receiver, error::chain, rights::PushLimits};
 
 /// What a push has sent so far, over all its streams, against its limits.
 ///
 /// Everything that is received counts, also what is thrown away because it is there already: a client that sends the same
-/// for ever comes to an end, too.
+/// for ever comes to an end, too. What is stored and what is not count apart, so that a push whose objects come as recipes
+/// may be as large as one whose objects come as they are.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: PushLimits,
     /// What may still be added to the repository, in bytes.
     quota_left_bytes: u64,
     objects: AtomicU64,
-    bytes: AtomicU64,
+    /// Bytes of objects as they are stored, whether they came so or were made of recipes.
+    stored_bytes: AtomicU64,
+    /// Bytes of which nothing stays: recipes, and what was made of them in vain.
+    passing_bytes: AtomicU64,
 }
 
 impl Budget {
     pub(crate) const fn new(limits: PushLimits, quota_left_bytes: u64) -> Self {
-        Self { limits, quota_left_bytes, objects: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Self {
+            limits,
+            quota_left_bytes,
+            objects: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+            passing_bytes: AtomicU64::new(0),
+        }
     }
 
     /// Returns the largest object in bytes, as it is stored.
@@ -40,23 +50,33 @@ impl Budget {
     }
 
     /// Counts what is read of an object, and fails behind the limit; [`refusal`](Self::refusal) says so then.
-    pub(crate) const fn metered<R>(&self, object: R) -> Metered<'_, R> {
-        Metered { budget: self, object }
+    pub(crate) fn metered<R>(&self, encoding: Encoding, object: R) -> Metered<'_, R> {
+        let (bytes, limit_bytes) = match encoding {
+            Encoding::Archive => (&self.stored_bytes, self.limits.push_bytes.min(self.quota_left_bytes)),
+            Encoding::Recipe | Encoding::Reference => (&self.passing_bytes, self.limits.push_bytes),
+        };
+        Metered { bytes, limit_bytes, object }
     }
 
-    /// Counts bytes that were made here of what was sent.
+    /// Counts bytes that were made here of what was sent, as they are stored.
     pub(crate) fn take_made(&self, bytes: u64) -> Result<(), ApiError> {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.refusal().map_or(Ok(()), Err)
+    }
+
+    /// Counts bytes that were made here and did not become what they should. A few bytes may ask for much work.
+    pub(crate) fn take_made_in_vain(&self, bytes: u64) -> Result<(), ApiError> {
+        self.passing_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.refusal().map_or(Ok(()), Err)
     }
 
     /// Returns the error of a push that has sent too much.
     pub(crate) fn refusal(&self) -> Option<ApiError> {
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        if bytes > self.limits.push_bytes {
+        let stored_bytes = self.stored_bytes.load(Ordering::Relaxed);
+        if stored_bytes.max(self.passing_bytes.load(Ordering::Relaxed)) > self.limits.push_bytes {
             return Some(self.too_many_bytes());
         }
-        (bytes > self.quota_left_bytes).then(quota_exceeded)
+        (stored_bytes > self.quota_left_bytes).then(quota_exceeded)
     }
 
     /// Tests how many objects, and how many bytes, a publication would move into place: what earlier pushes have left counts
@@ -101,15 +121,16 @@ fn too_large(limit: &str, key: &str) -> ApiError {
 
 /// An object whose bytes are counted.
 pub(crate) struct Metered<'b, R> {
-    budget: &'b Budget,
+    bytes: &'b AtomicU64,
+    limit_bytes: u64,
     object: R,
 }
 
 impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.object.read(buffer)?;
-        let before = self.budget.bytes.fetch_add(count as u64, Ordering::Relaxed);
-        if before.saturating_add(count as u64) > self.budget.limits.push_bytes.min(self.budget.quota_left_bytes) {
+        let before = self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        if before.saturating_add(count as u64) > self.limit_bytes {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the push is larger than allowed"));
         }
         Ok(count)
@@ -124,14 +145,22 @@ mod tests {
         Budget::new(PushLimits { push_bytes, push_objects, object_bytes: u64::MAX }, u64::MAX)
     }
 
+    fn read(budget: &Budget, encoding: Encoding, text: &[u8]) -> io::Result<u64> {
+        io::copy(&mut budget.metered(encoding, text), &mut io::sink())
+    }
+
+    fn refused(budget: &Budget) -> Option<ErrorCode> {
+        budget.refusal().map(|error| error.code)
+    }
+
     #[test]
     fn the_limit_itself_is_allowed_and_one_more_is_not() {
         let budget = budget(10, 2);
-        let read = |text: &[u8]| io::copy(&mut budget.metered(text), &mut io::sink());
+        let read = |text| read(&budget, Encoding::Archive, text);
         assert!(read(b"12345").is_ok() && read(b"67890").is_ok(), "ten bytes are allowed");
-        assert!(budget.refusal().is_none(), "nothing is wrong so far");
+        assert_eq!(refused(&budget), None, "nothing is wrong so far");
         assert!(read(b"1").is_err(), "the eleventh is not");
-        assert_eq!(budget.refusal().map(|error| error.code), Some(ErrorCode::TooLarge), "it has its code");
+        assert_eq!(refused(&budget), Some(ErrorCode::TooLarge), "it has its code");
         let taken: Vec<bool> = (0..3).map(|_| budget.take_object().is_ok()).collect();
         assert_eq!(taken, [true, true, false], "two objects are allowed");
         assert!(budget.check((2, 10)).is_ok(), "a publication up to the limits is allowed");
@@ -139,5 +168,21 @@ mod tests {
             let error = budget.check(published).expect_err("a larger one is not");
             assert_eq!(error.code, ErrorCode::TooLarge, "it has its code");
         }
+    }
+
+    #[test]
+    fn what_comes_as_recipes_may_be_as_large_as_what_comes_as_it_is() {
+        let limits = PushLimits { push_bytes: 10, push_objects: 9, object_bytes: u64::MAX };
+        let budget = Budget::new(limits, 8);
+        assert!(read(&budget, Encoding::Recipe, b"1234567890").is_ok(), "recipes take no room of the repository");
+        assert!(budget.take_made(8).is_ok(), "and what is made of them takes what it needs");
+        assert_eq!(budget.take_made(1).map_err(|error| error.code), Err(ErrorCode::Quota), "up to the quota");
+        assert!(read(&budget, Encoding::Reference, b"1").is_err(), "and recipes have an end");
+        assert_eq!(refused(&budget), Some(ErrorCode::TooLarge), "which is the push's");
+        let budget = Budget::new(limits, 8);
+        assert!(
+            budget.take_made_in_vain(10).is_ok() && budget.take_made_in_vain(1).is_err(),
+            "so has work for nothing"
+        );
     }
 }

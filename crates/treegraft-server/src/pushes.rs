@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::DropGuard, task::AbortOnDropHandle};
 use treegraft_wire::{ApiError, ErrorCode, PushId};
 
 use crate::{
@@ -26,7 +26,8 @@ use crate::{
 /// Most open pushes of a connection. One is the rule; each has a lock, a staging area and up to 16 MiB of request.
 const MAX_OPEN_PUSHES: usize = 4;
 
-/// Most questions that are answered at a time: each holds some 4 MB. `treegraft push` asks 16.
+/// Most questions that are answered at a time, until the client has read the answers: each holds up to 6 MiB. `treegraft
+/// push` asks 16.
 const MAX_QUESTIONS: usize = 32;
 
 /// The right to something of which there is only so much. Given back on drop.
@@ -49,6 +50,8 @@ pub(crate) struct Pushes {
 struct OpenPush {
     session: Arc<Session>,
     deadline: Deadline,
+    /// Ends what is being done for the push, if it is not done before.
+    _over: DropGuard,
     /// Waits for the deadline as long as the push is open: a client may open one after the other for a day.
     _expiry: AbortOnDropHandle<()>,
     /// Takes further connections as long as the push is open.
@@ -149,7 +152,13 @@ impl Pushes {
                 pushes.expire(expiring);
             }
         });
-        let push = OpenPush { session: Arc::new(session), deadline, _expiry: AbortOnDropHandle::new(expiry), lanes };
+        let push = OpenPush {
+            _over: session.over().clone().drop_guard(),
+            session: Arc::new(session),
+            deadline,
+            _expiry: AbortOnDropHandle::new(expiry),
+            lanes,
+        };
         open.sessions.insert(id, push);
     }
 

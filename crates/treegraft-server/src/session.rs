@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io::{self, Read},
     ops::{ControlFlow, Deref},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,7 +30,7 @@ use crate::{
     knowledge::Knowledge,
     policy::{self, Judged},
     publish,
-    pushes::Slot,
+    pushes::{self, Slot},
     rights::PushLimits,
     streams::{StreamEnd, Streams},
     text,
@@ -78,6 +79,9 @@ pub(crate) struct Session {
     arrived_bytes: Arc<AtomicU64>,
     /// Threads that make objects of recipes at the moment.
     pub(crate) makers: AtomicUsize,
+    /// Cancelled when nothing more is asked of the push: it was taken to be published, was open for too long, or its
+    /// connection is gone.
+    over: CancellationToken,
     /// One of the connection's pushes, until this one and everything that it has begun is over.
     _slot: Arc<Slot>,
 }
@@ -220,6 +224,7 @@ impl Session {
             streams,
             arrived_bytes: Arc::default(),
             makers: AtomicUsize::new(0),
+            over: CancellationToken::new(),
             _slot: slot,
         };
         Ok((session, answer))
@@ -248,6 +253,21 @@ impl Session {
     /// Returns the object streams of the push.
     pub(crate) const fn streams(&self) -> &Arc<Streams> {
         &self.streams
+    }
+
+    /// Returns what is cancelled when nothing more is asked of the push.
+    pub(crate) const fn over(&self) -> &CancellationToken {
+        &self.over
+    }
+
+    /// Fails when nobody waits any more for what is being done.
+    pub(crate) fn check_wanted(&self) -> Result<(), ApiError> {
+        if self.over.is_cancelled() { Err(pushes::expired()) } else { Ok(()) }
+    }
+
+    /// Reads as long as somebody waits for it: a few bytes may ask for a lot of reading.
+    pub(crate) const fn wanted<R>(&self, source: R) -> Wanted<'_, R> {
+        Wanted { over: &self.over, source }
     }
 
     /// Returns the count of bytes that have come in object streams.
@@ -288,6 +308,21 @@ impl Session {
     /// Tells whether the commit is one that a ref is offered.
     pub(crate) fn offers_commit(&self, commit: Checksum) -> bool {
         self.offers.iter().any(|offer| offer.asked.commit == CommitId(commit))
+    }
+}
+
+/// Reads as long as somebody waits for it.
+pub(crate) struct Wanted<'s, R> {
+    over: &'s CancellationToken,
+    source: R,
+}
+
+impl<R: Read> Read for Wanted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.over.is_cancelled() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody waits for it any more"));
+        }
+        self.source.read(buffer)
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::{fs, io::Write as _, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -25,7 +25,11 @@ use treegraft_wire::{
 };
 
 fn old() -> Vec<u8> {
-    (0..5000_u32).flat_map(|number| format!("{} lines were there before\n", number * number).into_bytes()).collect()
+    lines(5000)
+}
+
+fn lines(count: u64) -> Vec<u8> {
+    (0..count).flat_map(|number| format!("{} lines were there before\n", number * number).into_bytes()).collect()
 }
 
 fn new() -> Vec<u8> {
@@ -110,7 +114,7 @@ async fn a_file_is_made_of_its_older_version_and_published() {
     let answer: ObjectsAnswer = encoded(&wire, &open.push.0, "zstd", body).await.json();
     assert_eq!((answer.objects, answer.to_be_sent_whole.len()), (6, 0), "all of them are taken: {answer:?}");
     wire.publish(&open.push.0).await.published().expect("it is published");
-    let stored = std::fs::read(place.path("repo").join(name.loose_path("filez"))).expect("the file is there");
+    let stored = fs::read(place.path("repo").join(name.loose_path("filez"))).expect("the file is there");
     assert_eq!(stored, *filez, "as it would be if it had been sent");
 }
 
@@ -129,6 +133,86 @@ async fn what_is_made_in_vain_counts_against_the_limits() {
         assert_eq!(answer.to_be_sent_whole, [ContentId(wrong.checksum)], "it becomes another object");
     }
     assert_eq!(send(&wire, &open.push.0, stream).await.code(), ErrorCode::TooLarge, "and that is not for nothing");
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_has_an_end() {
+    let (_place, wire, open, _) = opened(Settings::default()).await;
+    let absent = Signature { basis: ContentId(Checksum::of(b"nobody has it")), chunks: Vec::new() };
+    let name = ObjectName::from(ContentId(Checksum::of(b"something else")));
+    let stream = framed_recipe(name, &recipe_of(&absent, b"", 0)).repeat(200_001);
+    let refused = encoded(&wire, &open.push.0, "zstd", zstd_with_window(&stream, 20)).await.error();
+    assert_eq!(refused.code, ErrorCode::TooLarge, "nobody reads such a list: {refused:?}");
+}
+
+/// A few bytes may ask for days of work.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_ends_with_its_client() {
+    let place = Place::new();
+    let large = lines(110_000);
+    place.connect().await.push(&pushed("main", &large)).await.expect("a sound push is published");
+    let wire = Wire::connect(place.receiver(Settings::default())).await;
+    let open = wire.opened(&comparing(&[&pushed("main", &new()).offer])).await;
+    let found = signatures(&wire, &open.push.0, &[at(0, "usr/lib/file")]).await;
+    let signature = found[0].as_ref().expect("the file is there in its older version");
+    // To find its last chunk, the whole file is inflated.
+    let &(last_bytes, _) = signature.chunks.last().expect("it has chunks");
+    let last = &large[large.len() - usize::from(last_bytes)..];
+    let wrong = ObjectName::from(ContentId(Checksum::of(b"something else")));
+    let stream = framed_recipe(wrong, &recipe_of(signature, last, last.len() as u64)).repeat(100_000);
+    let body = zstd_with_window(&stream, 20);
+    tokio::select! {
+        reply = encoded(&wire, &open.push.0, "zstd", body) => panic!("it takes much longer: {reply:?}"),
+        () = tokio::time::sleep(Duration::from_millis(500)) => {}
+    }
+    wire.disconnect().await;
+    assert!(place.gets_unlocked(), "the push is given up");
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_not_compared() {
+    for damage in ["an empty file", "no directory", "no commit"] {
+        let (place, wire, open, next) = opened(Settings::default()).await;
+        let older = pushed("main", &old());
+        let head = place.head("main").expect("it is published");
+        let repo = place.path("repo");
+        match damage {
+            "an empty file" => fs::write(repo.join(older.objects[0].0.loose_path("filez")), b""),
+            "no directory" => fs::remove_file(repo.join(older.objects[1].0.loose_path("dirtree"))),
+            _ => fs::remove_file(repo.join(ObjectName::from(head).loose_path("commit"))),
+        }
+        .expect("it can be damaged");
+        let found = signatures(&wire, &open.push.0, &[at(0, "usr/lib/file")]).await;
+        assert_eq!(found, [None], "{damage}: there is nothing to compare with");
+        let (id, _) = regular_file(&old());
+        let signature = Signature { basis: id, chunks: Vec::new() };
+        let stream = framed_recipe(next.objects[0].0, &recipe_of(&signature, &new(), new().len() as u64));
+        let answer: ObjectsAnswer = send(&wire, &open.push.0, stream).await.json();
+        let is_needed = answer.to_be_sent_whole.len() == 1;
+        assert_eq!(is_needed, damage == "an empty file", "{damage}: nothing else is needed for a recipe: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_fits_as_it_is_fits_as_recipes() {
+    let (place, ..) = opened(Settings::default()).await;
+    // Half of it is new, so the recipe has about as many bytes as the object.
+    let added: Vec<u8> = (0_u32..4000).flat_map(|number| *Checksum::of(&number.to_be_bytes()).as_bytes()).collect();
+    let content = [&added[..], &old()].concat();
+    let next = pushed("main", &content);
+    let new_bytes: u64 = next.objects.iter().map(|(_, data)| data.len() as u64).sum();
+    let used_bytes = treegraft_repo::Usage::of(&place.repo()).expect("it can be counted").object_bytes;
+    let limit = used_bytes + new_bytes + 10_000;
+    let wire =
+        Wire::connect(place.receiver(Settings { max_repository_bytes: Some(limit), ..Settings::default() })).await;
+    let open = wire.opened(&comparing(&[&next.offer])).await;
+    let found = signatures(&wire, &open.push.0, &[at(0, "usr/lib/file")]).await;
+    let recipe = recipe_of(found[0].as_ref().expect("the file is there"), &content, content.len() as u64);
+    assert!(recipe.len() as u64 > 20_000, "it counts: {}", recipe.len());
+    let behind = next.objects[1..].iter().flat_map(|(name, data)| framed_object(*name, data));
+    let stream = framed_recipe(next.objects[0].0, &recipe).into_iter().chain(behind).collect();
+    assert_eq!(send(&wire, &open.push.0, stream).await.status, 200, "all of it is taken");
+    wire.publish(&open.push.0).await.published().expect("it is published");
 }
 
 async fn encoded(wire: &Wire, push: &str, encoding: &'static str, body: Vec<u8>) -> Reply {

@@ -32,13 +32,10 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
     let names = question::decode(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     drop(bytes);
     let receiver = Arc::clone(&connection.receiver);
-    let looking = move || {
-        // It is held as long as the thread works, also for a client that does not wait for the answer.
-        let _slot = slot;
-        presence(&receiver, &session, &names)
-    };
-    let presence = deadline.bound(blocking(&connection.receiver, looking)).await?;
-    Ok(body::binary_answer(question::encode_answer(&presence)))
+    // The slot is held as long as the thread works, also for a client that does not wait for the answer.
+    let looking = move || Ok((presence(&receiver, &session, &names)?, slot));
+    let (presence, slot) = deadline.bound(blocking(&connection.receiver, looking)).await?;
+    Ok(body::binary_answer(question::encode_answer(&presence), slot))
 }
 
 /// Looks every object up. What is said to be complete below was looked at down to the last file, since a dirtree alone

@@ -34,6 +34,9 @@ use crate::{
 const CONTENT_SIZE_OFFSET: usize = 8;
 const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
 
+/// Most objects that a thread lists to be sent as a whole after all: the list takes memory, and has to be read.
+const MAX_UNMADE_OBJECTS: usize = 100_000;
+
 /// Recipes of fewer bytes are read as a whole, so that another thread can follow them.
 const HELPED_BYTES: u64 = 128 << 10;
 
@@ -82,11 +85,15 @@ fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<Objec
         let mut answer = ObjectsAnswer::default();
         let mut objects = stream::Reader::new(body);
         while let Some((name, encoding, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
+            session.check_wanted()?;
             session.budget.take_object()?;
-            let mut object = session.budget.metered(object);
+            let mut object = session.budget.metered(encoding, session.wanted(object));
             if encoding == Encoding::Archive {
                 taker.take_archived(name, &mut object, &mut answer)?;
                 continue;
+            }
+            if helper.as_ref().is_some_and(Helper::has_failed) {
+                break;
             }
             // Each of those that work has buffers: more than there are cores gain nothing.
             let is_core_free = session.makers.load(Ordering::Relaxed) < cores;
@@ -102,9 +109,9 @@ fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<Objec
                 if let Some(helper) = &helper {
                     match helper.recipes.try_send((name, encoding, start)) {
                         Ok(()) => continue,
-                        Err(TrySendError::Full((_, _, recipe))) => start = recipe,
-                        // It says why when it is joined.
-                        Err(TrySendError::Disconnected(_)) => break,
+                        Err(TrySendError::Full((_, _, recipe)) | TrySendError::Disconnected((_, _, recipe))) => {
+                            start = recipe;
+                        }
                     }
                 }
             }
@@ -135,12 +142,18 @@ impl<'scope> Helper<'scope> {
             let _entered = runtime.enter();
             let mut answer = ObjectsAnswer::default();
             for (name, encoding, recipe) in to_do {
+                taker.session.check_wanted()?;
                 taker.make(name, encoding, &mut Vec::as_slice(&recipe), &mut answer)?;
             }
             Ok(answer)
         };
         let thread = thread::Builder::new().spawn_scoped(scope, make_all).ok()?;
         Some(Self { recipes, thread })
+    }
+
+    /// Tells whether it has come to its end too early. It says why when it is waited for.
+    fn has_failed(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Waits for what it is at.
@@ -198,7 +211,13 @@ impl Taker<'_> {
         drop(maker);
         match made.map_err(|error| self.explain(error))? {
             Some(staged) => self.note(staged, answer),
-            None => answer.to_be_sent_whole.push(ContentId(name.checksum)),
+            None if answer.to_be_sent_whole.len() < MAX_UNMADE_OBJECTS => {
+                answer.to_be_sent_whole.push(ContentId(name.checksum));
+            }
+            None => {
+                let detail = format!("More than {MAX_UNMADE_OBJECTS} objects of a stream could not be made of recipes");
+                return Err(ApiError::new(ErrorCode::TooLarge, detail).hint("push with `--compare never`"));
+            }
         }
         Ok(())
     }

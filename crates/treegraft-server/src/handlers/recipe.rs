@@ -12,7 +12,7 @@ use treegraft_wire::{
 
 use crate::{
     Receiver, bases,
-    error::{chain, from_read, from_staging},
+    error::{chain, from_staging},
     session::Session,
 };
 
@@ -35,20 +35,22 @@ pub(super) fn stage(
     }
     let recipe = RecipeReader::new(&mut object).map_err(|error| refusal(name, &error))?;
     let (header, content_bytes) = (recipe.header.clone(), recipe.content_bytes);
-    let basis = bases::open(&receiver.repo, recipe.basis).map_err(from_read)?;
+    let basis = bases::open(&receiver.repo, recipe.basis);
     // Compressed it could be within the limits; that is for the object as a whole to show.
     let is_small_enough = content_bytes <= receiver.settings.max_content_bytes.min(session.budget.object_bytes());
     let made = match basis.filter(|_| is_small_enough) {
         Some(basis) => {
+            let basis = session.wanted(basis);
             let id = ContentId(name.checksum);
             let staged = match encoding {
                 Encoding::Reference => staging.stage_plain(id, &header, content_bytes, &mut recipe.decompress(basis)),
                 _ => staging.stage_plain(id, &header, content_bytes, &mut recipe.follow(Basis::new(basis))),
             };
-            let made = made(name, staged)?;
-            // A few bytes may ask for much work: it counts whatever has become of it.
-            session.budget.take_made(made.map_or(content_bytes, |staged| staged.archived_bytes))?;
-            made
+            match &staged {
+                Ok(staged) => session.budget.take_made(staged.archived_bytes)?,
+                Err(_) => session.budget.take_made_in_vain(content_bytes)?,
+            }
+            made(name, staged)?
         }
         None => None,
     };

@@ -3,7 +3,6 @@
 use std::{io::Read, sync::Arc};
 
 use hyper::body::Incoming;
-use treegraft_repo::ReadError;
 use treegraft_wire::{
     ApiError, ErrorCode,
     chunks::{self, Place, Signature},
@@ -15,7 +14,6 @@ use crate::{
     bases::{self, Finder},
     body::{self, Answer},
     connection::Connection,
-    error::from_read,
     session::Session,
 };
 
@@ -25,6 +23,9 @@ const MAX_QUESTION_BYTES: usize = 1 << 20;
 /// Plain bytes that are cut into chunks for one question. What goes beyond has no signature.
 const MAX_CUT_BYTES: u64 = 2 * bases::MAX_BASIS_BYTES;
 
+/// Bytes of an answer. What goes beyond has no signature. The largest basis has room, unless its chunks are unusually short.
+const MAX_ANSWER_BYTES: usize = 6 << 20;
+
 pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> Result<Answer, ApiError> {
     let (session, deadline) = connection.pushes.get(id)?;
     let slot = connection.pushes.question_slot()?;
@@ -33,13 +34,10 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
         chunks::decode_places(&bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     drop(bytes);
     let receiver = Arc::clone(&connection.receiver);
-    let cutting = move || {
-        // It is held as long as the thread works, also for a client that does not wait for the answer.
-        let _slot = slot;
-        answer(&receiver, &session, &places)
-    };
-    let answer = deadline.bound(blocking(&connection.receiver, cutting)).await?;
-    Ok(body::binary_answer(answer))
+    // The slot is held as long as the thread works, also for a client that does not wait for the answer.
+    let cutting = move || Ok((answer(&receiver, &session, &places)?, slot));
+    let (answer, slot) = deadline.bound(blocking(&connection.receiver, cutting)).await?;
+    Ok(body::binary_answer(answer, slot))
 }
 
 fn answer(receiver: &Receiver, session: &Session, places: &[Place]) -> Result<Vec<u8>, ApiError> {
@@ -48,23 +46,28 @@ fn answer(receiver: &Receiver, session: &Session, places: &[Place]) -> Result<Ve
     let mut finder = Finder::new(&receiver.repo, &session.bases);
     let mut left_bytes = MAX_CUT_BYTES;
     for place in places {
-        let signature = sign(receiver, &mut finder, place, &mut left_bytes).map_err(from_read)?;
+        session.check_wanted()?;
+        let before = answer.len();
+        let signature = sign(receiver, session, &mut finder, place, &mut left_bytes);
         chunks::encode_signature(signature.as_ref(), &mut answer);
+        if answer.len() > MAX_ANSWER_BYTES {
+            answer.truncate(before);
+            chunks::encode_signature(None, &mut answer);
+        }
     }
     Ok(answer)
 }
 
 fn sign(
     receiver: &Receiver,
+    session: &Session,
     finder: &mut Finder<'_>,
     place: &Place,
     left_bytes: &mut u64,
-) -> Result<Option<Signature>, ReadError> {
-    let Some(basis) = finder.find(place)? else { return Ok(None) };
-    let Some(content) = bases::open(&receiver.repo, basis)? else { return Ok(None) };
-    let mut content = content.take(*left_bytes);
-    // What cannot be read is not compared; if it is damaged, the new object is what heals it.
-    let Ok(signature) = Signature::of(basis, &mut content) else { return Ok(None) };
+) -> Option<Signature> {
+    let basis = finder.find(place)?;
+    let mut content = session.wanted(bases::open(&receiver.repo, basis)?).take(*left_bytes);
+    let signature = Signature::of(basis, &mut content);
     *left_bytes = content.limit();
-    Ok(Some(signature).filter(|_| *left_bytes > 0))
+    signature.ok().filter(|_| *left_bytes > 0)
 }
