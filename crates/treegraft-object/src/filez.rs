@@ -24,6 +24,9 @@ use crate::{
 /// Size of the buffers between stages: large enough that calls do not matter, small enough to stay in the L2 cache.
 const BUFFER_BYTES: usize = 128 << 10;
 
+/// Bytes at the beginning of a `.filez` that say how large its content is.
+pub const PROMISE_BYTES: usize = FRAME_BYTES + size_of::<u64>();
+
 /// Size of the first read: most objects are smaller, and clearing a buffer for each of them costs more than reading it.
 const FIRST_BUFFER_BYTES: usize = 8 << 10;
 
@@ -55,6 +58,12 @@ pub struct FilezInfo {
     pub content_bytes: u64,
     /// Size of the `.filez` in bytes, header included.
     pub archived_bytes: u64,
+}
+
+/// Returns how many bytes of content a `.filez` promises, if so much of its beginning is there ([`PROMISE_BYTES`]).
+pub fn promised_bytes(start: &[u8]) -> Option<u64> {
+    let size = start.get(FRAME_BYTES..PROMISE_BYTES)?;
+    size.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Reads the frame and the header at the start of a `.filez`.

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody, combinators::BoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
@@ -305,6 +305,13 @@ fn unknown_failure(status: StatusCode) -> String {
 }
 
 async fn read_limited(response: Response<Incoming>) -> Result<Bytes, ClientError> {
-    let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER_BYTES);
-    body.collect().await.map(http_body_util::Collected::to_bytes).map_err(ClientError::Connection)
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+    match body.collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        // Another try would have the same answer.
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ClientError::answer(&format!("it has more than {MAX_ANSWER_BYTES} bytes")))
+        }
+        Err(error) => Err(ClientError::Connection(error)),
+    }
 }

@@ -1,9 +1,14 @@
 //! Why a push failed.
 
+use std::time::Duration;
+
 use treegraft_object::ObjectName;
 use treegraft_repo::ReadError;
 
 use crate::{ClientError, SourceError};
+
+/// How long the other requests have to say more than that the connection broke.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a push failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,5 +42,17 @@ impl PushError {
             Self::Read(error) => error.is_temporary(),
             Self::Source(_) | Self::MissingHere { .. } | Self::Worker => false,
         }
+    }
+}
+
+/// Returns the failure of `other` instead of one that only says that the connection broke.
+pub(crate) async fn last_words<T>(error: PushError, other: impl Future<Output = Result<T, PushError>>) -> PushError {
+    let is_broken = |error: &PushError| matches!(error, PushError::Client(ClientError::Connection(_)));
+    if !is_broken(&error) {
+        return error;
+    }
+    match tokio::time::timeout(LAST_WORDS_TIMEOUT, other).await {
+        Ok(Err(other)) if !is_broken(&other) => other,
+        _ => error,
     }
 }

@@ -14,6 +14,7 @@ use treegraft_wire::{
 
 use crate::{
     BasisRepo, Client, ClientError, Event, PlannedObject, PushError, Reporter, Source,
+    error::last_words,
     plan::{Ahead, Plan, plan},
     transfer::{Board, Compare, Feed, TransferOptions, Transferred, Way, transfer},
 };
@@ -24,9 +25,6 @@ const DEFAULT_STREAMS: u32 = 4;
 
 /// How long the opening waits for the first names when nothing else is said. An ssh login takes longer.
 const DEFAULT_PATIENCE: Duration = Duration::from_millis(150);
-
-/// How long the other requests have to say more than that the connection broke.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a push shall do.
 #[derive(Debug, Clone)]
@@ -252,18 +250,6 @@ async fn both<A, B>(
             Ok(transferred) => Ok((planning.await?, transferred)),
             Err(error) => Err(last_words(error, planning).await),
         },
-    }
-}
-
-/// Returns the failure of `other` instead of one that only says that the connection broke.
-pub(crate) async fn last_words<T>(error: PushError, other: impl Future<Output = Result<T, PushError>>) -> PushError {
-    let is_broken = |error: &PushError| matches!(error, PushError::Client(ClientError::Connection(_)));
-    if !is_broken(&error) {
-        return error;
-    }
-    match tokio::time::timeout(LAST_WORDS_TIMEOUT, other).await {
-        Ok(Err(other)) if !is_broken(&other) => other,
-        _ => error,
     }
 }
 

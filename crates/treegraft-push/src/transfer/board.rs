@@ -35,6 +35,10 @@ const PROBED_BYTES: u64 = 32 << 10;
 const QUESTION_OBJECTS: usize = 128;
 const QUESTION_BYTES: u64 = 8 << 20;
 
+/// Bytes of objects that wait to be compared before more is asked: the names of their chunks take some percent of them in
+/// memory.
+const MAX_COMPARABLE_BYTES: u64 = 256 << 20;
+
 /// Questions before the link was measured: if it is fast, the server works on their answers in vain. With a single one,
 /// nothing would be sent until the largest file was looked at.
 const FIRST_QUESTIONS: usize = 2;
@@ -84,8 +88,22 @@ pub(crate) struct Sent {
     pub(crate) as_recipes_bytes: u64,
 }
 
+impl Sent {
+    pub(crate) const fn bytes(self) -> u64 {
+        self.whole_bytes + self.as_recipes_bytes
+    }
+}
+
 /// Objects by their weight, and in the order in which they came.
-type ByWeight<T> = BTreeMap<(u64, Reverse<u64>), T>;
+#[derive(Debug)]
+struct ByWeight<T> {
+    objects: BTreeMap<Key, T>,
+    /// The sum of all weights.
+    weight: u64,
+}
+
+/// A weight, and when it came.
+type Key = (u64, Reverse<u64>);
 
 /// All that a push has to send and has not sent yet.
 #[derive(Debug)]
@@ -140,6 +158,11 @@ impl Board {
         self.wait_for(State::take_whole)
     }
 
+    /// Takes the next object that goes as it is stored, if there is one now.
+    pub(crate) fn try_whole(&self) -> Option<PlannedObject> {
+        self.take(&mut self.state(), State::take_whole)
+    }
+
     /// Takes the next object of a probe, which may be one that could be compared, but no large one. Waits as
     /// [`next_whole`](Self::next_whole).
     pub(crate) fn next_of_probe(&self) -> Option<PlannedObject> {
@@ -171,8 +194,12 @@ impl Board {
     /// Takes something, and wakes those who wait for what will not come any more.
     fn take<T>(&self, state: &mut MutexGuard<'_, State>, take: impl Fn(&mut State) -> Option<T>) -> Option<T> {
         let taken = if state.is_given_up { None } else { take(state) };
-        if taken.is_some() && state.is_over() {
-            self.tell_all(state);
+        if taken.is_some() {
+            if state.is_over() {
+                self.tell_all(state);
+            } else if !state.candidates.is_empty() && state.comparable.weight <= MAX_COMPARABLE_BYTES {
+                self.questions.notify_waiters();
+            }
         }
         taken
     }
@@ -198,11 +225,11 @@ impl Board {
     fn take_question(&self, state: &mut State) -> Vec<(Candidate, Place)> {
         let mut question = Vec::new();
         let mut bytes = 0;
-        if state.questions_left == 0 {
+        if state.questions_left == 0 || state.comparable.weight > MAX_COMPARABLE_BYTES {
             return question;
         }
         while state.way == Way::Recipes && question.len() < QUESTION_OBJECTS && bytes < QUESTION_BYTES {
-            let Some((_, candidate)) = state.candidates.pop_last() else { break };
+            let Some(candidate) = state.candidates.pop_last() else { break };
             match self.places.get().and_then(|places| places.of(&candidate.place)) {
                 Some(place) => {
                     bytes += candidate.weight;
@@ -273,6 +300,13 @@ impl Board {
         self.state().sent
     }
 
+    /// Tells whether there is something that goes, or could go, on the present way.
+    pub(crate) fn has_work(&self) -> bool {
+        let state = self.state();
+        let is_comparing = !state.candidates.is_empty() || state.asked > 0 || !state.comparable.is_empty();
+        is_comparing || state.way == Way::Whole && !state.whole.is_empty()
+    }
+
     /// Returns the way that objects go at present.
     pub(crate) fn way(&self) -> Way {
         self.state().way
@@ -304,8 +338,9 @@ impl Board {
     /// Takes all that is there, in the order in which it would go, for a dry run.
     pub(crate) fn drain(&self) -> Vec<PlannedObject> {
         let mut state = self.state();
-        let candidates = std::mem::take(&mut state.candidates).into_values().rev().map(|candidate| candidate.object);
-        std::mem::take(&mut state.whole).into_values().rev().chain(candidates).collect()
+        let whole: Vec<_> = std::iter::from_fn(|| state.whole.pop_last()).collect();
+        let candidates = std::iter::from_fn(|| state.candidates.pop_last()).map(|candidate| candidate.object);
+        whole.into_iter().chain(candidates).collect()
     }
 
     fn tell_all(&self, state: &MutexGuard<'_, State>) {
@@ -327,9 +362,9 @@ impl State {
             is_settled: false,
             questions_left: FIRST_QUESTIONS,
             sent: Sent { whole_bytes: 0, as_recipes_bytes: 0 },
-            whole: BTreeMap::new(),
-            candidates: BTreeMap::new(),
-            comparable: BTreeMap::new(),
+            whole: ByWeight::new(),
+            candidates: ByWeight::new(),
+            comparable: ByWeight::new(),
             asked: 0,
             added: 0,
             is_planned: false,
@@ -348,45 +383,38 @@ impl State {
         {
             return Some(object);
         }
-        if self.way == Way::Recipes {
-            return self.whole.pop_last().map(|(_, object)| object);
+        let of_candidates = self.candidates.heaviest().map_or(0, rank);
+        if self.way == Way::Recipes || self.whole.heaviest().is_some_and(|of_whole| of_whole >= of_candidates) {
+            return self.whole.pop_last();
         }
-        let of_candidates = self.candidates.last_key_value().map_or(0, |(&(weight, _), _)| rank(weight));
-        let of_whole = self.whole.last_key_value().map(|(&(rank, _), _)| rank);
-        if of_whole.is_some_and(|of_whole| of_whole >= of_candidates) {
-            return self.whole.pop_last().map(|(_, object)| object);
-        }
-        let candidate = self.candidates.pop_last().map(|(_, candidate)| candidate.object);
-        candidate.or_else(|| self.comparable.pop_last().map(|(_, comparable)| comparable.object))
+        let candidate = self.candidates.pop_last().map(|candidate| candidate.object);
+        candidate.or_else(|| self.comparable.pop_last().map(|comparable| comparable.object))
     }
 
     /// Takes what does not bind its stream for long, if there is such an object on this way.
     fn take_not_large(&mut self) -> Option<PlannedObject> {
-        if let Some(object) = pop_not_large(&mut self.whole) {
-            return Some(object);
+        let object = self.whole.pop_not_large();
+        if object.is_some() || self.way == Way::Recipes {
+            return object;
         }
-        if self.way == Way::Recipes {
-            return None;
-        }
-        let candidate = pop_not_large(&mut self.candidates).map(|candidate| candidate.object);
-        candidate.or_else(|| pop_not_large(&mut self.comparable).map(|comparable| comparable.object))
+        let candidate = self.candidates.pop_not_large().map(|candidate| candidate.object);
+        candidate.or_else(|| self.comparable.pop_not_large().map(|comparable| comparable.object))
     }
 
     fn take_for_probe(&mut self) -> Option<PlannedObject> {
         // Small ones save the least as recipes. But so many very small ones would show how fast they are opened.
-        let large_enough = self.candidates.range((PROBED_BYTES, Reverse(u64::MAX))..).next().map(|(&key, _)| key);
-        let key = large_enough.or_else(|| self.candidates.last_key_value().map(|(&key, _)| key));
-        let candidate = key.and_then(|key| self.candidates.remove(&key)).map(|candidate| candidate.object);
+        let large_enough = self.candidates.pop_lightest_from(PROBED_BYTES);
+        let candidate = large_enough.or_else(|| self.candidates.pop_last()).map(|candidate| candidate.object);
         candidate
-            .or_else(|| self.whole.pop_first().map(|(_, object)| object))
-            .or_else(|| self.comparable.pop_first().map(|(_, comparable)| comparable.object))
+            .or_else(|| self.whole.pop_first())
+            .or_else(|| self.comparable.pop_first().map(|comparable| comparable.object))
     }
 
     fn take_comparable(&mut self) -> Option<Comparable> {
         if self.way != Way::Recipes {
             return None;
         }
-        self.comparable.pop_last().map(|(_, comparable)| comparable)
+        self.comparable.pop_last()
     }
 
     /// Tells whether nothing is left to be sent, now or later.
@@ -395,16 +423,59 @@ impl State {
         self.is_given_up || self.is_planned && is_empty && self.asked == 0
     }
 
-    fn key(&mut self, weight: u64) -> (u64, Reverse<u64>) {
+    fn key(&mut self, weight: u64) -> Key {
         self.added += 1;
         (weight, Reverse(self.added))
     }
 }
 
-/// Takes the last object that is not large.
-fn pop_not_large<T>(objects: &mut ByWeight<T>) -> Option<T> {
-    let key = objects.range(..(LARGE_BYTES, Reverse(u64::MAX))).next_back().map(|(&key, _)| key);
-    key.and_then(|key| objects.remove(&key))
+impl<T> ByWeight<T> {
+    const fn new() -> Self {
+        Self { objects: BTreeMap::new(), weight: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    fn insert(&mut self, key: Key, object: T) {
+        self.weight += key.0;
+        self.objects.insert(key, object);
+    }
+
+    /// Returns the weight of the heaviest one.
+    fn heaviest(&self) -> Option<u64> {
+        self.objects.last_key_value().map(|(&(weight, _), _)| weight)
+    }
+
+    /// Takes the heaviest one.
+    fn pop_last(&mut self) -> Option<T> {
+        let key = self.objects.last_key_value().map(|(&key, _)| key)?;
+        self.remove(key)
+    }
+
+    /// Takes the lightest one.
+    fn pop_first(&mut self) -> Option<T> {
+        self.pop_lightest_from(0)
+    }
+
+    /// Takes the lightest one that has this weight or more.
+    fn pop_lightest_from(&mut self, weight: u64) -> Option<T> {
+        let key = self.objects.range((weight, Reverse(u64::MAX))..).next().map(|(&key, _)| key)?;
+        self.remove(key)
+    }
+
+    /// Takes the heaviest one that is not large.
+    fn pop_not_large(&mut self) -> Option<T> {
+        let key = self.objects.range(..(LARGE_BYTES, Reverse(u64::MAX))).next_back().map(|(&key, _)| key)?;
+        self.remove(key)
+    }
+
+    fn remove(&mut self, key: Key) -> Option<T> {
+        let object = self.objects.remove(&key)?;
+        self.weight -= key.0;
+        Some(object)
+    }
 }
 
 /// Tells what counts of a weight where only the large objects are in order.
@@ -484,7 +555,7 @@ mod tests {
         add_candidate(&mut state, 6, 7 * MIB);
         add_candidate(&mut state, 7, 2 * MIB);
         assert_eq!(taken(|| state.take_whole()), [4, 2, 1, 3, 5], "candidates go in parts");
-        assert_eq!(state.candidates.len(), 2);
+        assert_eq!(state.candidates.objects.len(), 2);
     }
 
     #[test]

@@ -41,6 +41,9 @@ const DOUBTFUL_RATIO: f64 = 1.5;
 /// How long a verdict holds: long enough that what waits in buffers does not count for much.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Intervals of objects as they are before recipes are tried again for the first time.
+const FIRST_PATIENCE: u32 = 4;
+
 /// Questions that wait for their answers at a time.
 const MAX_OPEN_QUESTIONS: usize = 6;
 
@@ -125,7 +128,7 @@ async fn measure(ends: Ends) -> Result<(), PushError> {
         return Ok(());
     }
     tokio::select! {
-        () = adjust(&ends, rates) => {}
+        () = adjust(&ends, Pilot::new(rates)) => {}
         () = ends.board.over() => {}
     }
     Ok(())
@@ -204,31 +207,70 @@ fn verdict(seen: &[f64]) -> f64 {
 }
 
 /// Takes the other way whenever it would have been faster, again and again.
-async fn adjust(ends: &Ends, mut rates: Rates) {
+async fn adjust(ends: &Ends, mut pilot: Pilot) {
     let board = &ends.board;
-    if let (Way::Whole, Some(basis)) = (board.way(), &ends.basis) {
-        basis.references.end();
+    if board.way() == Way::Whole {
+        ends.end_references();
     }
-    let mut before = board.sent();
+    let mut before = board.sent().bytes();
     loop {
-        let begun = Instant::now();
+        let (begun, had_work) = (Instant::now(), board.has_work());
         tokio::time::sleep(INTERVAL).await;
-        let sent = board.sent();
-        match board.way() {
-            Way::Recipes => rates.as_recipes = rate(sent.as_recipes_bytes - before.as_recipes_bytes, begun.elapsed()),
-            Way::Whole => rates.whole = rate(sent.whole_bytes - before.whole_bytes, begun.elapsed()),
-        }
-        before = sent;
-        if rates.better() != board.way() {
-            board.go(rates.better());
+        let (way, sent_bytes) = (board.way(), board.sent().bytes());
+        // An interval in which there was nothing to send says nothing about the way.
+        let rate = (had_work && board.has_work()).then(|| rate(sent_bytes - before, begun.elapsed()));
+        before = sent_bytes;
+        let better = pilot.after(way, rate.filter(|&rate| rate > 0.0));
+        if better != way {
+            board.go(better);
+            if better == Way::Whole {
+                ends.end_references();
+            }
             // What waits in buffers goes first, and says nothing about the other way.
             tokio::time::sleep(INTERVAL).await;
-            before = board.sent();
+            before = board.sent().bytes();
         }
     }
 }
 
-/// How many bytes of objects as they are stored go in a second, on each way, as far as is known.
+/// Decides which way to go on, after each interval.
+///
+/// How fast a way is that is not taken, nobody sees: what it was once may have been held up. So recipes are tried again after
+/// some intervals of objects as they are, each time after twice as many.
+struct Pilot {
+    rates: Rates,
+    intervals_whole: u32,
+    patience: u32,
+}
+
+impl Pilot {
+    const fn new(rates: Rates) -> Self {
+        Self { rates, intervals_whole: 0, patience: FIRST_PATIENCE }
+    }
+
+    /// Takes how many bytes a second went on the way in the last interval, if that is known.
+    fn after(&mut self, way: Way, rate: Option<f64>) -> Way {
+        let Some(rate) = rate else { return way };
+        match way {
+            Way::Recipes => {
+                self.rates.as_recipes = rate;
+                self.intervals_whole = 0;
+            }
+            Way::Whole => {
+                self.rates.whole = rate;
+                self.intervals_whole += 1;
+            }
+        }
+        if self.intervals_whole == self.patience {
+            self.patience = self.patience.saturating_mul(2);
+            self.rates.as_recipes = FAST_LINK_BYTES_PER_SEC;
+        }
+        self.rates.better()
+    }
+}
+
+/// How many bytes of objects as they are stored go in a second when each way is taken, as far as is known. What has no older
+/// version goes beside recipes, and counts.
 struct Rates {
     whole: f64,
     as_recipes: f64,
@@ -262,6 +304,41 @@ mod tests {
         assert_eq!(probed([60e6, 3e6, 3e6]), (1, 60e6), "it is fast");
         assert_eq!(probed([12e6, 13e6, 60e6]), (2, 13e6), "both say the same");
         assert_eq!(probed([12e6, 4e6, 60e6]), (2, 12e6), "the second one was held up");
+    }
+
+    /// Returns the ways that are taken after intervals in which so many megabytes a second went.
+    fn ways(begin: Way, (whole, as_recipes): (f64, f64), intervals: usize) -> Vec<Way> {
+        let mut pilot = Pilot::new(Rates { whole: 1.0, as_recipes: FAST_LINK_BYTES_PER_SEC });
+        let mut way = begin;
+        let go_on = |_| {
+            way = pilot.after(way, Some(if way == Way::Whole { whole * 1e6 } else { as_recipes * 1e6 }));
+            way
+        };
+        (0..intervals).map(go_on).collect()
+    }
+
+    #[test]
+    fn the_faster_way_is_taken() {
+        use Way::{Recipes, Whole};
+        assert_eq!(ways(Whole, (3.0, 9.0), 3), [Recipes; 3], "the link is slower than it seemed");
+        assert_eq!(ways(Whole, (50.0, 9.0), 9), [Whole; 9], "it is as fast as it seemed");
+        let mut pilot = Pilot::new(Rates { whole: 12e6, as_recipes: FAST_LINK_BYTES_PER_SEC });
+        assert_eq!(pilot.after(Recipes, None), Recipes, "nothing was seen");
+        assert_eq!(pilot.after(Recipes, Some(5e6)), Whole, "the server is short of processors");
+    }
+
+    #[test]
+    fn a_way_that_was_slow_once_is_tried_again_and_again_but_ever_more_rarely() {
+        let mut pilot = Pilot::new(Rates { whole: 12e6, as_recipes: FAST_LINK_BYTES_PER_SEC });
+        let mut way = Way::Recipes;
+        let mut tried = Vec::new();
+        for interval in 0..40 {
+            if way == Way::Recipes {
+                tried.push(interval);
+            }
+            way = pilot.after(way, Some(if way == Way::Whole { 12e6 } else { 3e6 }));
+        }
+        assert_eq!(tried, [0, 5, 14, 31]);
     }
 
     #[test]

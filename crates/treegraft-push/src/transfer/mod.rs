@@ -24,7 +24,7 @@ use self::{
     lanes::Lanes,
     stream::{Arrived, Departed, Kind},
 };
-use crate::{BasisRepo, Client, ClientError, Event, PlannedObject, PushError, Reporter, Source, push::last_words};
+use crate::{BasisRepo, Client, ClientError, Event, PlannedObject, PushError, Reporter, Source, error::last_words};
 
 /// Whether files are compared with older ones that the server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,6 +97,13 @@ impl Ends {
         let _ = self.departed.send(stream);
     }
 
+    /// Makes no more references ahead, since objects go as they are.
+    fn end_references(&self) {
+        if let Some(basis) = &self.basis {
+            basis.references.end();
+        }
+    }
+
     /// Leaves it at the connections that there are.
     fn settle(&self) {
         self.lanes.settle();
@@ -154,6 +161,7 @@ pub(crate) async fn transfer(
         compare::spawn(&ends, compare, tasks);
     } else {
         board.go(Way::Whole);
+        ends.end_references();
     }
     // Threads that wait for objects must not wait on when this fails, or is given up since something else has failed.
     let _ending = Ending(board);

@@ -250,7 +250,14 @@ impl Filler<'_> {
                     has_moved = true;
                     None
                 }
-                _ => self.board.next_whole(),
+                _ => match self.board.try_whole() {
+                    None if !self.board.is_over() => {
+                        // The server shall not wait for the end of an object that is here already.
+                        writer.flush()?;
+                        self.board.next_whole()
+                    }
+                    next => next,
+                },
             };
         }
         writer.finish()?;
@@ -307,29 +314,33 @@ impl Filler<'_> {
             let id = ContentId(object.name.checksum);
             let (header, content_bytes, content) = self.objects.open_plain(id).map_err(FillError::Read)?;
             let object_bytes = object.bytes.unwrap_or(content_bytes);
-            let mut departure = Departure { filler: self, object_bytes, content_bytes, read_bytes: 0, told_bytes: 0 };
-            let content = Watched { content, departure: &mut departure };
+            let made = match &older {
+                Older::File { basis, id: older } => basis.references.take(id, *older),
+                Older::Chunks(_) => None,
+            };
+            let read_bytes = made.as_ref().map_or(content_bytes, |made| made.len() as u64);
+            let mut departure = Departure::new(self, object_bytes, read_bytes);
             let encoding = match older {
                 Older::Chunks(_) => Encoding::Recipe,
                 Older::File { .. } => Encoding::Reference,
             };
             writer.object(object.name, encoding, |out| {
                 let mut out = BufWriter::with_capacity(RECIPE_BUFFER_BYTES, out);
-                let written = match &older {
-                    Older::Chunks(signature) => {
-                        write_recipe(signature, &header, content_bytes, content, &mut out).map(drop)
+                let written = match (&older, &made) {
+                    (Older::File { .. }, Some(made)) => {
+                        io::copy(&mut departure.watch(made.as_slice()), &mut out).map(drop)
                     }
-                    Older::File { basis, id: older } => {
-                        if let Some(made) = basis.references.take(id, *older) {
-                            out.write_all(&made)
-                        } else {
-                            let file: (u64, Box<dyn Read>) = match basis.open_file(*older) {
-                                Ok((bytes, file)) => (bytes, Box::new(file)),
-                                // It is only a help, and the stream needs the object.
-                                Err(_) => (0, Box::new(io::empty())),
-                            };
-                            write_reference(*older, file, &header, (content_bytes, content), &mut out)
-                        }
+                    (Older::File { basis, id: older }, None) => {
+                        let file: (u64, Box<dyn Read>) = match basis.open_file(*older) {
+                            Ok((bytes, file)) => (bytes, Box::new(file)),
+                            // It is only a help, and the stream needs the object.
+                            Err(_) => (0, Box::new(io::empty())),
+                        };
+                        let content = (content_bytes, departure.watch(content));
+                        write_reference(*older, file, &header, content, &mut out)
+                    }
+                    (Older::Chunks(signature), _) => {
+                        write_recipe(signature, &header, content_bytes, departure.watch(content), &mut out).map(drop)
                     }
                 };
                 written.and_then(|()| out.flush()).map_err(|source| {
@@ -369,19 +380,28 @@ impl Filler<'_> {
     }
 }
 
-/// How much of an object has left, as far as its content was read: a large one takes a while.
+/// How much of an object has left, as far as what is sent of it was read: a large one takes a while.
 struct Departure<'f> {
     filler: Filler<'f>,
     object_bytes: u64,
-    content_bytes: u64,
+    all_bytes: u64,
     read_bytes: u64,
     told_bytes: u64,
 }
 
-impl Departure<'_> {
+impl<'f> Departure<'f> {
+    /// Begins an object of which so many bytes will be read.
+    const fn new(filler: Filler<'f>, object_bytes: u64, all_bytes: u64) -> Self {
+        Self { filler, object_bytes, all_bytes, read_bytes: 0, told_bytes: 0 }
+    }
+
+    fn watch<R>(&mut self, source: R) -> Watched<'_, 'f, R> {
+        Watched { source, departure: self }
+    }
+
     fn read(&mut self, bytes: usize) {
         self.read_bytes += bytes as u64;
-        let part = u128::from(self.object_bytes) * u128::from(self.read_bytes) / u128::from(self.content_bytes.max(1));
+        let part = u128::from(self.object_bytes) * u128::from(self.read_bytes) / u128::from(self.all_bytes.max(1));
         self.up_to(u64::try_from(part).unwrap_or(u64::MAX));
     }
 
@@ -398,15 +418,15 @@ impl Departure<'_> {
     }
 }
 
-/// Content whose reading is told.
+/// What is read, and told to be.
 struct Watched<'t, 'f, R> {
-    content: R,
+    source: R,
     departure: &'t mut Departure<'f>,
 }
 
 impl<R: Read> Read for Watched<'_, '_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.content.read(buffer)?;
+        let count = self.source.read(buffer)?;
         self.departure.read(count);
         Ok(count)
     }

@@ -14,7 +14,7 @@ use std::{
 use hyper::{Request, StatusCode, body::Incoming, header::CONTENT_ENCODING};
 use tokio::runtime::Handle;
 use treegraft_object::limits::{MAX_DETACHED_METADATA_BYTES, MAX_METADATA_BYTES};
-use treegraft_object::{ContentId, ObjectKind, ObjectName};
+use treegraft_object::{ContentId, ObjectKind, ObjectName, filez};
 use treegraft_repo::{Staged, Staging};
 use treegraft_wire::{
     ApiError, ErrorCode, ObjectsAnswer,
@@ -29,10 +29,6 @@ use crate::{
     error::from_staging,
     session::Session,
 };
-
-/// Where the size of the content is in a `.filez`: behind the frame of 8 bytes, in big-endian order.
-const CONTENT_SIZE_OFFSET: usize = 8;
-const CONTENT_SIZE_END: usize = CONTENT_SIZE_OFFSET + size_of::<u64>();
 
 /// Most objects that a thread lists to be sent as a whole after all: the list takes memory, and has to be read.
 const MAX_UNMADE_OBJECTS: usize = 100_000;
@@ -264,14 +260,13 @@ fn within_content_limit<'o, R: Read>(
     name: ObjectName,
     object: &'o mut R,
 ) -> Result<impl Read + use<'o, R>, ApiError> {
-    let mut start = Vec::with_capacity(CONTENT_SIZE_END);
+    let mut start = Vec::with_capacity(filez::PROMISE_BYTES);
     object
-        .take(CONTENT_SIZE_END as u64)
+        .take(filez::PROMISE_BYTES as u64)
         .read_to_end(&mut start)
         .map_err(|error| from_stream(&error.into()).of_object(&name))?;
-    let promised = start.get(CONTENT_SIZE_OFFSET..CONTENT_SIZE_END).and_then(|bytes| bytes.try_into().ok());
     let limit_bytes = receiver.settings.max_content_bytes;
-    match promised.map(u64::from_be_bytes) {
+    match filez::promised_bytes(&start) {
         Some(bytes) if bytes > limit_bytes => {
             let detail = format!("`{name}` has {bytes} bytes unpacked, at most {limit_bytes} are allowed");
             Err(ApiError::new(ErrorCode::TooLarge, detail).of_object(&name).hint(administrators("max-content-bytes")))

@@ -13,7 +13,8 @@
 //! wrongly is sent again as a whole.
 //!
 //! A recipe only copies forward, but for a [`WINDOW_BYTES`] window. So the basis, which is compressed on the server, is
-//! inflated once, and neither side keeps more than the window of it in memory, however large the file is.
+//! inflated once, and neither side keeps more than the window of it in memory, however large the file is; the names of its
+//! chunks are half a percent of it.
 
 mod basis;
 mod cut;

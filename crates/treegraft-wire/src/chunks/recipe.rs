@@ -3,7 +3,7 @@
 //! ```text
 //! recipe   basis     32 bytes   the checksum of a content object that the server has
 //!          header               as at the beginning of a `.filez`: frame and archive header
-//!          step*                until the size in the header is reached
+//!          step*                until the object ends
 //! step     number    varint     twice the length in bytes, and one more for a copy
 //!          copy:     varint     where it begins in the basis, less the end of the last copy; zigzag
 //!          bytes:               so many

@@ -3,7 +3,7 @@
 //! ```text
 //! reference  basis     32 bytes   the checksum of a content object that the server has
 //!            header               as at the beginning of a `.filez`: frame and archive header
-//!            segment*             until the size in the header is reached
+//!            segment*             until the object ends
 //! segment    offset    varint     where in the basis the prefix begins, never before that of the segment before
 //!            prefix    varint     its length in bytes
 //!            plain     varint     length of what the segment makes, in bytes

@@ -74,7 +74,7 @@ pub(crate) struct PushArgs {
     /// Begin no other try when this time has passed since the first failure, in seconds
     #[arg(long, value_name = "SECS", default_value_t = RetryPolicy::default().max_time.as_secs())]
     retry_for: u64,
-    /// Streams of objects at a time
+    /// Streams of objects as they are, at a time; with more than six, none of the server's is left for what `--compare` saves
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     streams: Option<u32>,
     /// Send only the parts of a file that its older version on the server does not have: `auto` while the link is slow
