@@ -4,9 +4,10 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use treegraft_testkit::{BuildDir, RepoMode, Run, SplitMix64, Sshd, Version};
+use treegraft_testkit::{BuildDir, LinkOptions, RepoMode, Run, SlowLink, SplitMix64, Sshd, Version};
 
 use crate::site::{Site, is_content, json, objects};
 
@@ -93,6 +94,35 @@ fn where_all_streams_carry_whole_objects_nothing_is_compared() {
     let report = json(&site.push_ssh(&sshd, &worker, &["--streams=8", "--compare=always", "--json"]).ok());
     assert_eq!(report["sent_in_parts"], 0, "no stream is left for recipes: {report}");
     assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");
+}
+
+#[test]
+fn over_a_slow_link_an_update_is_sent_in_parts_to_its_end() {
+    let Some(site) = Site::new() else { return };
+    let Some(sshd) = Sshd::start() else { return };
+    let folder = site.tree("tree", &[]);
+    let (files, bytes, new_bytes) = (8, 3 << 20, 1 << 20);
+    for number in 0..files {
+        fs::write(folder.join(number.to_string()), content(number, bytes)).expect("the folder is ours");
+    }
+    let basis = site.worker("basis", RepoMode::BareUser, &folder, BRANCH, 1_700_000_000);
+    site.push_local(&basis, &[]).ok();
+    for number in 0..files {
+        let file = fs::OpenOptions::new().write(true).open(folder.join(number.to_string()));
+        let new = content(100 + number, new_bytes);
+        file.and_then(|file| file.write_all_at(&new, 1 << 20)).expect("the folder is ours");
+    }
+    let worker = site.worker("second", RepoMode::Archive, &folder, BRANCH, 1_700_000_100);
+    // It needs a second for what is new in each file: no object ends while the link is looked at.
+    let delay = Duration::from_millis(10);
+    let slow = LinkOptions { one_way_delay: delay, up_bytes_per_sec: Some(1 << 20), down_bytes_per_sec: None };
+    let link = SlowLink::start(sshd.addr(), slow);
+    let basis = format!("--basis={}", basis.display());
+    let report = json(&site.push_ssh_through(&sshd, link.port(), &worker, &[&basis, "--json"]).ok());
+    // What shows how slow the link is goes as it is.
+    assert_eq!(report["sent_in_parts"], files - 1, "and nothing else: {report}");
+    assert_eq!(site.ostree.ls(&site.server, BRANCH), site.ostree.ls(&worker, BRANCH), "all of it is published");
+    site.ostree.fsck(&site.server);
 }
 
 #[test]
