@@ -213,11 +213,12 @@ impl ServerConfig {
         Self::parse(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// Reads a file, or returns the defaults when it does not exist.
-    pub fn load_if_exists(path: &Path) -> Result<Self, ConfigError> {
-        match Self::load(path) {
-            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            result => result,
+    /// Reads a file, or returns nothing when there is none.
+    pub fn load_if_exists(path: &Path) -> Result<Option<Self>, ConfigError> {
+        match is_absent(path) {
+            Ok(true) => Ok(None),
+            Ok(false) => Self::load(path).map(Some),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
         }
     }
 
@@ -253,6 +254,22 @@ impl ServerConfig {
             entry.apply(&mut settings);
         }
         settings
+    }
+}
+
+/// Tells whether there is no file of this name.
+///
+/// Without a file everything is allowed, so one that cannot be reached is an error: behind a directory that may not be
+/// searched, or a link that leads nowhere.
+pub(crate) fn is_absent(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
+            // The directory's own name may be the link that leads nowhere.
+            Some(parent) if parent != Path::new("") && !is_absent(parent)? => fs::metadata(parent).map(|_| true),
+            _ => Ok(true),
+        },
+        Err(error) => Err(error),
     }
 }
 
@@ -319,6 +336,8 @@ const RULES: &str = r#"
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::rights::Action;
 
@@ -346,6 +365,30 @@ mod tests {
             ServerConfig::parse("[[repository]]\npath = \"/srv\"\nallow_force = true\n").is_err(),
             "a key of a repository is checked as well"
         );
+    }
+
+    /// Modes are no hindrance for root, who may run the tests: other errors stand for a directory that may not be searched.
+    #[test]
+    fn only_a_file_that_is_not_there_is_none() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let path = |name: &str| dir.path().join(name);
+        for name in ["server.toml", "missing/server.toml", "missing/too/server.toml"] {
+            let loaded = ServerConfig::load_if_exists(&path(name)).expect("nothing is in the way");
+            assert!(loaded.is_none(), "{name} is not there");
+        }
+        fs::write(path("file"), "[defaults]\nallow-exact = false\n").expect("a file can be written");
+        for (link, target) in [("dangling", "missing"), ("loop", "loop"), ("good", "file")] {
+            symlink(target, path(link)).expect("a symlink can be made");
+        }
+        for name in ["dangling", "dangling/server.toml", "loop", "loop/server.toml", "file/server.toml"] {
+            let error = ServerConfig::load_if_exists(&path(name)).expect_err("it may say what is forbidden");
+            assert!(
+                matches!(&error, ConfigError::Read { path: named, .. } if *named == path(name)),
+                "{name}: {error:?}"
+            );
+        }
+        let config = ServerConfig::load_if_exists(&path("good")).expect("it can be read").expect("it is there");
+        assert_eq!(config.settings(Path::new("/srv")).allow_exact, Some(false), "a link to a file is that file");
     }
 
     /// The reference must be a valid file when every comment sign before a key is taken away.

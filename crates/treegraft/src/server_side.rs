@@ -34,15 +34,21 @@ impl ServerSide {
     /// environment variable names a file: over ssh, a client may have a word in them.
     pub(crate) fn read(toml: Option<&Path>, ostree_receive: Option<&Path>) -> Result<Self, CommandError> {
         let home = environment::home_dir();
-        let usual = Path::new(config::DEFAULT_PATH);
         Ok(match (toml, ostree_receive) {
             (Some(file), _) => Self::Toml(ServerConfig::load(file)?.into()),
             (None, Some(file)) => Self::OstreeReceive(OstreeReceiveConf::load(file, home.as_deref())?),
-            (None, None) if usual.exists() => Self::Toml(ServerConfig::load(usual)?.into()),
-            (None, None) => match OstreeReceiveConf::load_usual(home.as_deref())? {
-                Some(conf) => Self::OstreeReceive(conf),
-                None => Self::Toml(Box::default()),
-            },
+            (None, None) => Self::usual(Path::new(config::DEFAULT_PATH), home.as_deref())?,
+        })
+    }
+
+    /// Reads what is there where no file was named. Without any, everything is allowed.
+    fn usual(toml: &Path, home: Option<&Path>) -> Result<Self, CommandError> {
+        if let Some(config) = ServerConfig::load_if_exists(toml)? {
+            return Ok(Self::Toml(config.into()));
+        }
+        Ok(match OstreeReceiveConf::load_usual(home)? {
+            Some(conf) => Self::OstreeReceive(conf),
+            None => Self::Toml(Box::default()),
         })
     }
 
@@ -74,5 +80,32 @@ impl ServerSide {
                 conf.warnings().iter().map(|warning| format!("On the server, {warning}")).collect()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use treegraft_server::ostree_receive;
+
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_be_reached_allows_nothing() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let (home, toml) = (dir.path().join("home"), dir.path().join("etc/server.toml"));
+        let usual = || ServerSide::usual(&toml, Some(&home));
+        assert!(matches!(usual(), Ok(ServerSide::Toml(_))), "no file is no error");
+        fs::write(dir.path().join("etc"), "").expect("a file can be written");
+        let error = usual().expect_err("`etc` is no directory");
+        assert!(error.message().contains("server.toml"), "the file is named: {error:?}");
+        fs::remove_file(dir.path().join("etc")).expect("it can be removed");
+        let conf = home.join(ostree_receive::HOME_PATH);
+        fs::create_dir_all(conf.parent().expect("it is in a directory")).expect("a directory can be made");
+        symlink("nowhere", &conf).expect("a symlink can be made");
+        let error = usual().expect_err("the link leads nowhere");
+        assert!(error.message().contains("ostree-receive.conf"), "the file is named: {error:?}");
+        assert!(!error.hints().is_empty(), "and what to do");
     }
 }

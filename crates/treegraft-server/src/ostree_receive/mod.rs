@@ -14,7 +14,7 @@ use std::{
 pub use yaml::YamlError;
 
 use self::yaml::Node;
-use crate::config::{FlatpakUpdate, Place, Settings};
+use crate::config::{FlatpakUpdate, Place, Settings, is_absent};
 
 /// The system's file.
 pub const SYSTEM_PATH: &str = "/etc/ostree/ostree-receive.conf";
@@ -135,10 +135,9 @@ impl OstreeReceiveConf {
         let mut is_any_there = false;
         let user = home.map(|home| home.join(HOME_PATH));
         for file in [Some(PathBuf::from(SYSTEM_PATH)), user].into_iter().flatten() {
-            match conf.read(&file) {
-                Ok(()) => is_any_there = true,
-                Err(OstreeReceiveError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            if is_there(&file)? {
+                conf.read(&file)?;
+                is_any_there = true;
             }
         }
         Ok(is_any_there.then_some(conf))
@@ -271,13 +270,20 @@ impl OstreeReceiveConf {
         if let Some(named) = named {
             return Ok(PathBuf::from(named));
         }
-        let found = self.key_directories.iter().map(|directory| directory.join(usual)).find(|path| path.exists());
-        found.ok_or_else(|| {
-            let places: Vec<_> = self.key_directories.iter().map(|path| format!("`{}`", path.display())).collect();
-            let reason = format!("no trusted keys are named, and there is no `{usual}` in {}", places.join(" or "));
-            OstreeReceiveError::Unsupported { key, reason }
-        })
+        for file in self.key_directories.iter().map(|directory| directory.join(usual)) {
+            if is_there(&file)? {
+                return Ok(file);
+            }
+        }
+        let places: Vec<_> = self.key_directories.iter().map(|path| format!("`{}`", path.display())).collect();
+        let reason = format!("no trusted keys are named, and there is no `{usual}` in {}", places.join(" or "));
+        Err(OstreeReceiveError::Unsupported { key, reason })
     }
+}
+
+fn is_there(file: &Path) -> Result<bool, OstreeReceiveError> {
+    let fail = |source| OstreeReceiveError::Read { path: file.to_owned(), source };
+    is_absent(file).map(|is_absent| !is_absent).map_err(fail)
 }
 
 /// Returns the path of a repository below `root`, symlinks resolved.

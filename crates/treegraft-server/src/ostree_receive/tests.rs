@@ -35,6 +35,23 @@ impl Files {
     }
 }
 
+#[test]
+fn a_file_that_cannot_be_reached_is_an_error() {
+    let files = Files::new();
+    let usual = files.path("home").join(HOME_PATH);
+    let directory = usual.parent().expect("it is in a directory");
+    fs::create_dir_all(directory).expect("a directory can be made");
+    let fails = |what: &str| {
+        let error = OstreeReceiveConf::load_usual(Some(&files.path("home"))).expect_err(what);
+        assert!(matches!(&error, OstreeReceiveError::Read { path, .. } if *path == usual), "{what}: {error:?}");
+    };
+    symlink("nowhere", &usual).expect("a symlink can be made");
+    fails("the link leads nowhere");
+    fs::remove_dir_all(directory).expect("it can be removed");
+    fs::write(directory, "").expect("a file can be written");
+    fails("it is not in a directory");
+}
+
 /// Every key and what becomes of it.
 #[test]
 fn all_keys_are_read() {

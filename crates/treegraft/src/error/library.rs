@@ -324,23 +324,27 @@ impl From<ServeError> for CommandError {
     }
 }
 
+/// What to do about a configuration that is there and cannot be read, or is named and not there.
+const UNREADABLE_CONFIGURATION: &str = "nothing is allowed while it is not known what is: let the user that receives pushes \
+                                        read it, and search the directories above it";
+
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
-        let hint = matches!(error, ConfigError::Parse { .. })
-            .then(|| "every key is documented in docs/reference/server.toml".to_owned());
-        Self::user(error).hints_from(hint)
+        let hint = match error {
+            ConfigError::Read { .. } => UNREADABLE_CONFIGURATION,
+            ConfigError::Parse { .. } => "every key is documented in docs/reference/server.toml",
+        };
+        Self::user(error).hint(hint)
     }
 }
 
 impl From<OstreeReceiveError> for CommandError {
     fn from(error: OstreeReceiveError) -> Self {
         let hint = match &error {
-            OstreeReceiveError::OutsideRoot { .. } => {
-                Some("`root` in `ostree-receive.conf` says where repositories are")
-            }
-            OstreeReceiveError::Read { .. } => None,
-            _ => Some("docs/rights.md has what becomes of each key of `ostree-receive.conf`"),
+            OstreeReceiveError::OutsideRoot { .. } => "`root` in `ostree-receive.conf` says where repositories are",
+            OstreeReceiveError::Read { .. } => UNREADABLE_CONFIGURATION,
+            _ => "docs/rights.md has what becomes of each key of `ostree-receive.conf`",
         };
-        Self::user(error).hints_from(hint.map(str::to_owned))
+        Self::user(error).hint(hint)
     }
 }

@@ -304,6 +304,7 @@ fn the_configuration_of_the_server_is_wrong() {
     --- stderr
     Error: Could not read the configuration file `nowhere.toml`
     Caused by: No such file or directory (os error 2)
+    Hint: nothing is allowed while it is not known what is: let the user that receives pushes read it, and search the directories above it
     ");
     fs::write(place.path("bad.toml"), "[defaults]\nallow-farce = true\n").expect("a file can be written");
     assert_snapshot!(place.shown(&["push", "--repo", "worker", "server", "--config", "bad.toml"]), @r"
