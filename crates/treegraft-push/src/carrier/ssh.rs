@@ -62,7 +62,7 @@ pub struct SshOptions {
     pub bootstrap: Option<Arc<Bootstrap>>,
     /// By what further sessions may share the connection.
     pub sharing: Option<Sharing>,
-    /// A word that tells the lines of the far side's script from everything else: letters and digits, at random.
+    /// A word that tells the lines of the far side's script from everything else: 32 hexadecimal digits at random.
     pub nonce: String,
 }
 

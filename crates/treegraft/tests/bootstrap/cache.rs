@@ -120,24 +120,35 @@ fn the_cache_directory_of_the_session_is_honoured() {
 #[test]
 fn old_programs_are_removed_with_the_next_one() {
     let Some(login) = Login::new("sh") else { return };
-    let names =
-        ["treegraft-0.0.1-0123456789abcdef", "treegraft-0.0.2-0123456789abcdef", "treegraft-notes", ".new-1", ".new-2"];
-    for name in names {
+    // A name, its age in days, and whether it stays.
+    let cases = [
+        ("treegraft-0.0.1-0123456789abcdef", 40, false),
+        ("treegraft-1.20.0-rc.1-0123456789abcdef", 40, false),
+        ("treegraft-0.0.2-0123456789abcdef", 0, true),
+        (".new-0123456789abcdef0123456789abcdef", 3, false),
+        (".new-0123456789abcdef0123456789abcde0", 0, true),
+        // The directory may have other files of the user's.
+        ("treegraft-notes", 40, true),
+        ("treegraft-notes-0123456789abcdef", 40, true),
+        ("treegraft-0.0.1-0123456789abcdef0", 40, true),
+        ("treegraft-0.0.1-of-last-december", 40, true),
+        (".new-1", 3, true),
+        (".new-0123456789abcdef0123456789abcdef.txt", 3, true),
+        (".new-letters", 3, true),
+        ("below/treegraft-0.0.1-0123456789abcdef", 40, true),
+        ("below/.new-0123456789abcdef0123456789abcdef", 3, true),
+    ];
+    for (name, days, _) in cases {
         login.write_home(&format!("{CACHE}/{name}"), "x");
+        make_older(&login.home(CACHE).join(name), days);
     }
     set_mode(&login.home(CACHE), 0o700);
-    make_older(&login.home(CACHE).join(names[0]), 40);
-    make_older(&login.home(CACHE).join(names[2]), 40);
-    make_older(&login.home(CACHE).join(names[3]), 3);
     login.push_ok(&[], Installs::Yes);
-    let kept = login.kept();
-    for (name, stays) in names.iter().zip([false, true, true, false, true]) {
-        assert_eq!(
-            kept.contains(&(*name).to_owned()),
-            stays,
-            "old programs and leftovers go, all else stays: {kept:?}"
-        );
+    for (name, days, stays) in cases {
+        let is_there = login.home(CACHE).join(name).exists();
+        assert_eq!(is_there, stays, "old programs and leftovers go, all else stays: {name}, {days} days old");
     }
+    let kept = login.kept();
     let program = kept.iter().find(|name| name.starts_with(&format!("treegraft-{VERSION}-"))).expect("it is there");
     let program = login.home(CACHE).join(program);
     make_older(&program, 40);

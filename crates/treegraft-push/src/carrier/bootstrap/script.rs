@@ -58,6 +58,9 @@ const FIND: &str = concat!(
 ///
 /// It runs in a subshell, so that neither `umask` nor `LC_ALL` reach the receiver. Nothing has the file's name before it
 /// is whole, checked, on the disk (`check-program` sees to that) and known to start.
+///
+/// The directory may be any that the user has named, so what is removed as old is nothing below it, and only what has the
+/// whole of a name that is given here: 16 digits of a checksum, or the 32 of a nonce.
 const INSTALL: &str = concat!(
     "x() { c=$1; shift; ",
     r#"printf '%s\n' "treegraft-failed 1 $n $c $(printf %s "$*" | tr '\n' ' ')"; exit 1; };"#,
@@ -79,8 +82,9 @@ const INSTALL: &str = concat!(
     r#"e=$("$t" check-program "$t" "$h" 2>&1 </dev/null); s=$?;"#,
     r#"case $s:$e in 0:*) ;; 1:*checksum*) x checksum;; *) x write "$e";; esac;"#,
     r#"e=$(mv -f "$t" "$f" 2>&1) || x write "$e";"#,
-    r#"find "$d" -type f -name 'treegraft-*-????????????????' -mtime +30 -exec rm -f {} + 2>/dev/null;"#,
-    r#"find "$d" -type f -name '.new-*' -mtime +0 -exec rm -f {} + 2>/dev/null; :; };"#,
+    "a='[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'; a=$a$a$a$a;",
+    r#"old() { find "$d/." ! -name . -prune -type f -name "$1" -mtime "$2" -exec rm -f {} + 2>/dev/null; };"#,
+    r#"old "treegraft-[0-9]*.[0-9]*.[0-9]*-$a" +30; old ".new-$a$a" +0; :; };"#,
     r#"(i) && exec "$f" receive -- "$p""#,
 );
 

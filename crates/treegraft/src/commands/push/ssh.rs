@@ -11,7 +11,8 @@ use treegraft_push::{
 
 use crate::{environment, error::CommandError};
 
-/// Random bytes of the word that tells our lines from everything else that a login prints.
+/// Random bytes of the word that tells our lines from everything else that a login prints. What a broken installation leaves
+/// is known by the number of its digits.
 const NONCE_BYTES: usize = 16;
 
 /// How ssh is called.
