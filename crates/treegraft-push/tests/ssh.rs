@@ -93,6 +93,7 @@ async fn a_refusal_is_not_tried_again_and_a_broken_connection_is() {
         ("Host key verification failed.", false),
         ("Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures", false),
         ("command-line: line 0: Bad configuration option: nosuch", false),
+        ("Unable to negotiate with 192.0.2.1 port 22: no matching host key type found. Their offer: ssh-dss", false),
         ("ssh: connect to host host port 22: Connection refused", true),
         ("ssh: connect to host host port 22: Connection timed out", true),
         ("kex_exchange_identification: Connection closed by remote host", true),
@@ -123,6 +124,28 @@ async fn a_login_that_is_no_shell_is_not_tried_again() {
     assert!(error.to_string().contains("not available"), "what the login says is told: {error}");
     let error = FakeSsh::new("echo treegraft-shell 1 abc; exit 1").failure_after_greeting().await;
     assert!(matches!(error, SshError::Ended { .. }), "a shell has run our code: {error:?}");
+}
+
+#[tokio::test]
+async fn a_named_command_that_refuses_is_not_tried_again_and_one_that_breaks_is() {
+    let cases = [
+        ("echo 'there is no shell behind it' >&2; exit 1", false),
+        ("echo welcome; exit 0", false),
+        ("exit 4", true),
+        ("exit 137", true),
+        ("kill -9 $$", true),
+        ("echo treegraft-receive 1; exit 1", true),
+    ];
+    for (script, is_temporary) in cases {
+        let ssh = FakeSsh::new(script);
+        let options = SshOptions { remote_command: Some("treegraft".to_owned()), ..SshOptions::default() };
+        let (carrier, mut stream) = ssh.start_with(options, &silent());
+        stream.read_u8().await.expect_err("nothing follows");
+        drop(stream);
+        let error = carrier.failure().await;
+        assert!(matches!(error, SshError::Ended { .. }), "the command was there: {script}: {error:?}");
+        assert_eq!(error.is_temporary(), is_temporary, "{script}");
+    }
 }
 
 #[tokio::test]

@@ -45,6 +45,9 @@ const MAX_STDERR_BYTES: usize = 16 << 10;
 /// What is told of what a login prints: its last words, too.
 const MAX_TOLD_BYTES: usize = 2 << 10;
 
+/// How `treegraft` ends when it says that another try may help.
+const EXIT_TEMPORARY: i32 = 4;
+
 /// How long ssh may take to end after its pipes are closed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -221,7 +224,11 @@ impl SshCarrier {
             Some(_) if self.command.is_none() && !seen.has_shell && !seen.has_banner => {
                 SshError::NoShell { target, status: describe(status), messages }
             }
-            _ => SshError::Ended { target, status: describe(status), messages },
+            code => {
+                // A number above 128 is how a shell tells that a signal has ended its program.
+                let is_refusal = !seen.has_banner && code.is_some_and(|code| code <= 128 && code != EXIT_TEMPORARY);
+                SshError::Ended { target, status: describe(status), messages, is_refusal }
+            }
         }
     }
 }

@@ -6,10 +6,11 @@ use super::bootstrap::InstallFailure;
 use crate::SshTarget;
 
 /// What ssh says when it will not get through the next time either.
-const REFUSALS: [&str; 4] = [
+const REFUSALS: [&str; 5] = [
     "Permission denied",
     "Host key verification failed",
     "Too many authentication failures",
+    "Unable to negotiate",
     "Bad configuration option",
 ];
 
@@ -76,6 +77,8 @@ pub enum SshError {
         status: String,
         /// What was printed.
         messages: String,
+        /// Whether it ended by itself without having begun, as it will the next time.
+        is_refusal: bool,
     },
 }
 
@@ -89,7 +92,7 @@ impl SshError {
         match self {
             Self::Connect { messages, .. } => !REFUSALS.iter().any(|refusal| messages.contains(refusal)),
             Self::Install { reason, .. } => reason.is_temporary(),
-            Self::Ended { .. } => true,
+            Self::Ended { is_refusal, .. } => !is_refusal,
             Self::Start { .. } | Self::NoReceiver { .. } | Self::NoShell { .. } => false,
         }
     }

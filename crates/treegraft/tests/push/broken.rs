@@ -117,6 +117,7 @@ fn a_server_that_is_none_is_explained() {
     assert!(run.stderr_text().contains("no-such-program"), "the missing program is named: {}", run.report());
     let run = push(&["--remote-command", "echo welcome; false #"], to("/srv/repo"));
     assert!(run.stderr_text().contains("welcome"), "what the far side printed is shown: {}", run.report());
+    assert_eq!(run.code(), Some(1), "what refuses without a word of ours refuses again: {}", run.report());
     let run = push(&["--remote-command", crate::site::TREEGRAFT], to("/no/such/repo"));
     assert!(run.stderr_text().contains("/no/such/repo"), "the missing repository is named: {}", run.report());
     assert_eq!(run.code(), Some(1), "a missing repository does not appear by waiting: {}", run.report());
