@@ -156,7 +156,8 @@ impl TransactionError {
             Self::Read(source) => source.is_temporary(),
             Self::Io { source, .. } => crate::find::is_temporary(source),
             Self::Publish(source) => source.is_temporary(),
-            Self::TooManyRefs { .. } | Self::Missing { .. } | Self::Tombstone { .. } | Self::Unfinished { .. } => false,
+            Self::Unfinished { source } => source.is_temporary(),
+            Self::TooManyRefs { .. } | Self::Missing { .. } | Self::Tombstone { .. } => false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use treegraft_flatpak::{DownloadSizes, GraftTarget, is_flatpak_ref};
+use treegraft_flatpak::{DownloadSizes, GraftTarget, SizeError, is_flatpak_ref};
 use treegraft_object::{Commit, CommitId, DirTreeId, ObjectName, detached, gvariant::Dict};
 use treegraft_repo::{Closure, Find, PublishLock, StagedView, Staging, fault};
 use treegraft_sign::SignedData;
@@ -181,7 +181,10 @@ impl<'p> Commits<'p> {
             Some((old, old_bytes)) => self.sizes.of_changed(root, old, old_bytes),
             None => self.sizes.of(root),
         };
-        let bytes = bytes.map_err(|error| ApiError::new(ErrorCode::Repository, chain(&error)).of_ref(&offer.name))?;
+        let failed = |error: SizeError| {
+            ApiError::new(ErrorCode::Repository, chain(&error)).of_ref(&offer.name).temporary(error.is_temporary())
+        };
+        let bytes = bytes.map_err(failed)?;
         self.sized_trees.push((old_root, root, bytes));
         Ok(bytes)
     }

@@ -74,7 +74,7 @@ pub(crate) fn from_lock(error: LockError) -> ApiError {
 }
 
 pub(crate) fn from_staging(error: StagingError) -> ApiError {
-    let detail = chain(&error);
+    let (detail, is_temporary) = (chain(&error), error.is_temporary());
     match error {
         StagingError::Verify(error) => {
             let name = match &error {
@@ -89,7 +89,7 @@ pub(crate) fn from_staging(error: StagingError) -> ApiError {
                 VerifyError::Write { .. } => ErrorCode::Repository,
                 _ => ErrorCode::InvalidObject,
             };
-            let mut answer = ApiError::new(code, detail).of_object(&name);
+            let mut answer = ApiError::new(code, detail).of_object(&name).temporary(is_temporary);
             if code == ErrorCode::InvalidObject {
                 answer.rule = Some(error.code().to_owned());
                 answer = answer.hint("run `ostree fsck` on the repository that you push from");
@@ -100,7 +100,7 @@ pub(crate) fn from_staging(error: StagingError) -> ApiError {
         StagingError::TooLarge { name, .. } => ApiError::new(ErrorCode::TooLarge, detail)
             .of_object(&name)
             .hint("the server's administrator can raise `max-object-bytes` for this repository"),
-        error => from_disk(&error).temporary(error.is_temporary()),
+        error => from_disk(&error).temporary(is_temporary),
     }
 }
 
@@ -109,19 +109,19 @@ pub(crate) fn from_publish(error: PublishError) -> ApiError {
 }
 
 pub(crate) fn from_transaction(error: TransactionError) -> ApiError {
-    let detail = chain(&error);
+    let (detail, is_temporary) = (chain(&error), error.is_temporary());
     match error {
         TransactionError::RefMoved { target, .. } => ApiError::new(ErrorCode::RefMoved, detail)
             .of_ref(&target)
             .hint("somebody else published to it meanwhile; push again"),
-        TransactionError::Unfinished { .. } => ApiError::new(ErrorCode::Unfinished, detail),
+        TransactionError::Unfinished { .. } => ApiError::new(ErrorCode::Unfinished, detail).temporary(is_temporary),
         TransactionError::Ref(RefEditError::BelowRef { target, .. } | RefEditError::AboveRefs { target, .. }) => {
             ApiError::new(ErrorCode::RefName, detail).of_ref(&target)
         }
         TransactionError::TooManyRefs { .. } => {
             ApiError::new(ErrorCode::TooLarge, detail).hint("refs under extra collection ids count as well")
         }
-        error => from_disk(&error).temporary(error.is_temporary()),
+        error => from_disk(&error).temporary(is_temporary),
     }
 }
 
@@ -132,9 +132,39 @@ pub(crate) fn from_sign(error: SignError) -> ApiError {
 }
 
 pub(crate) fn from_summary(error: SummaryError) -> ApiError {
-    ApiError::new(ErrorCode::SummaryStale, chain(&error))
+    ApiError::new(ErrorCode::SummaryStale, chain(&error)).temporary(error.is_temporary())
 }
 
 pub(crate) fn from_deltas(error: DeltaError) -> ApiError {
-    ApiError::new(ErrorCode::SummaryStale, chain(&error))
+    ApiError::new(ErrorCode::SummaryStale, chain(&error)).temporary(error.is_temporary())
+}
+
+#[cfg(test)]
+mod tests {
+    use treegraft_object::{Checksum, CommitId};
+
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_told_as_such() {
+        let name = ObjectName::from(CommitId(Checksum::of(b"commit")));
+        for (kind, is_temporary) in [(io::ErrorKind::ResourceBusy, true), (io::ErrorKind::PermissionDenied, false)] {
+            let source = || io::Error::from(kind);
+            let path = || "repo".into();
+            let errors = [
+                from_staging(VerifyError::Read { name, source: source() }.into()),
+                from_staging(VerifyError::Write { name, source: source() }.into()),
+                from_staging(StagingError::Io { path: path(), source: source() }),
+                from_transaction(TransactionError::Io { path: path(), source: source() }),
+                from_transaction(TransactionError::Unfinished {
+                    source: TransactionError::Io { path: path(), source: source() }.into(),
+                }),
+                from_summary(SummaryError::Io { path: path(), source: source() }),
+                from_deltas(DeltaError::Io { path: path(), source: source() }),
+            ];
+            for error in errors {
+                assert_eq!(error.is_temporary(), is_temporary, "{error:?}");
+            }
+        }
+    }
 }

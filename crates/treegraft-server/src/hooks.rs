@@ -159,7 +159,8 @@ pub(crate) fn record(
     if receiver.settings.post_publish_hook.is_empty() {
         return Ok(None);
     }
-    let refs = told_refs(&*receiver.repo, edits, Some(session)).map_err(|error| unfinished(&error.detail))?;
+    let refs = told_refs(&*receiver.repo, edits, Some(session))
+        .map_err(|error| unfinished(&error.detail).temporary(error.is_temporary()))?;
     put_on_record(receiver, lock, edits, &Told::of(receiver, session, refs))
 }
 

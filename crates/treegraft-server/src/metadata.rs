@@ -72,7 +72,7 @@ fn run_flatpak(receiver: &Receiver, lock: &PublishLock) -> Result<Vec<String>, A
 }
 
 fn stale(error: &UpdateRepoError) -> ApiError {
-    ApiError::new(ErrorCode::SummaryStale, chain(error))
+    ApiError::new(ErrorCode::SummaryStale, chain(error)).temporary(error.is_temporary())
 }
 
 fn sign_draft(receiver: &Receiver, draft: &Draft<'_>) -> Result<(), ApiError> {

@@ -122,7 +122,9 @@ pub(crate) fn run(
     let updated = fault::point("publish:refs-moved").map_err(from_io);
     let updated = updated.and_then(|()| metadata::update_after(receiver, &lock, &names));
     notes.extend(updated.map_err(|error| published_but_stale(error, &moves))?);
-    committed.finish().map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)))?;
+    committed
+        .finish()
+        .map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)).temporary(error.is_temporary()))?;
     Ok(Done { published: Published { refs, notes }, hook })
 }
 

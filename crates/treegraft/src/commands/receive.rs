@@ -30,7 +30,7 @@ use crate::{
     clock,
     commands::caller::CallerArgs,
     environment,
-    error::CommandError,
+    error::{CommandError, ErrorKind},
     exit::Exit,
     runtime,
     server_side::{Repository, ServerSide},
@@ -132,7 +132,7 @@ pub(crate) fn refusal(error: &CommandError) -> ApiError {
     for cause in error.causes() {
         let _ = write!(detail, ": {cause}");
     }
-    let refusal = ApiError::new(ErrorCode::Repository, detail);
+    let refusal = ApiError::new(ErrorCode::Repository, detail).temporary(error.kind() == ErrorKind::Temporary);
     match error.hints() {
         [] => refusal,
         hints => refusal.hint(format!("on the server: {}", hints.join("; "))),
@@ -262,5 +262,17 @@ impl AsyncWrite for StandardStream {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_whether_another_try_may_help() {
+        let error = || StreamError(io::ErrorKind::OutOfMemory.into());
+        assert!(refusal(&CommandError::temporary(error())).is_temporary(), "the server was busy");
+        assert!(!refusal(&CommandError::user(error())).is_temporary(), "somebody has to change something");
     }
 }

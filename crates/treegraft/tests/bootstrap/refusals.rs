@@ -54,9 +54,9 @@ fn a_home_without_programs() {
 fn a_disk_that_is_full() {
     let Some(mut login) = Login::new("sh").filter(|_| oracle::may_mount()) else { return };
     login.before_shell(&mount_over_home("size=1m"));
-    login.push_fails(&[], 4, &["No space left on device", OTHER_DIRECTORY]);
+    login.push_fails(&[], 1, &["No space left on device", OTHER_DIRECTORY]);
     login.before_shell(&mount_over_home("nr_inodes=1"));
-    login.push_fails(&[], 4, &["No space left on device", OTHER_DIRECTORY]);
+    login.push_fails(&[], 1, &["No space left on device", OTHER_DIRECTORY]);
 }
 
 #[test]

@@ -82,8 +82,10 @@ impl InstallFailure {
     }
 
     /// Tells whether another try may succeed.
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::NoSpace(_) | Self::Checksum)
+    ///
+    /// A full disk is none of the moment: the program would go over the line with each try.
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::Checksum)
     }
 }
 
@@ -98,6 +100,8 @@ mod tests {
         assert_eq!(failure("write", full), InstallFailure::NoSpace(full.to_owned()));
         let quota = "mkdir: cannot create directory: Disk quota exceeded";
         assert_eq!(failure("directory", quota), InstallFailure::NoSpace(quota.to_owned()));
+        assert!(!failure("write", full).is_temporary(), "the program is not sent again and again to a full disk");
+        assert!(failure("short", "").is_temporary(), "the connection may have broken");
         let denied = "sh: 1: /tmp/x: Permission denied";
         assert_eq!(failure("start", &format!("126 {denied}")), InstallFailure::NoExec(denied.to_owned()));
         let missing = "sh: 1: /tmp/x: not found";
