@@ -30,13 +30,18 @@ const NUMBER: &str = "TREEGRAFT_TEST_NUMBER";
 const APP: &str = "app/org.example.App/x86_64/master";
 
 /// Where the points of another crate begin at which nobody but the server stops.
-const DRAFT: &str = "draft:";
+const FOREIGN: [&str; 2] = ["draft:", "pending-"];
+
+/// What the hook after a publish was told, below the root.
+const TOLD: &str = "told";
 
 /// What is pushed, and to which repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Two refs, one of them new.
     Push,
+    /// The same with a hook after the publish.
+    Hook,
     /// The same, after a push has died when its refs had moved.
     Recovery,
     /// The same, where a program writes the summary and does not sign it.
@@ -46,7 +51,11 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Push, Self::Recovery, Self::ForeignSummary, Self::Flatpak];
+    const ALL: [Self; 5] = [Self::Push, Self::Hook, Self::Recovery, Self::ForeignSummary, Self::Flatpak];
+
+    fn has_hook(self) -> bool {
+        matches!(self, Self::Hook | Self::Recovery)
+    }
 
     /// Returns what is pushed first and what is pushed then, with a file's content.
     fn refs(self) -> [[(&'static str, &'static str); 2]; 2] {
@@ -129,8 +138,8 @@ impl Scene {
         drop(watch);
         assert!(error.detail.contains(name), "{at}: the error says why: {error:?}");
         let now = refs(&root);
-        if error.code == ErrorCode::SummaryStale {
-            assert_eq!(now, self.new, "{at}: `summary-stale` means that the refs have moved");
+        if matches!(error.code, ErrorCode::SummaryStale | ErrorCode::Unfinished) {
+            assert_eq!(now, self.new, "{at}: {:?} means here that the refs have moved", error.code);
         } else {
             assert_eq!(error.code, ErrorCode::Repository, "{at}: it is the server's disk that fails: {error:?}");
             let is_old = now == self.old || self.kind == Kind::Recovery && now == self.new;
@@ -173,14 +182,22 @@ impl Scene {
         let left = fs::read_dir(repo.join(".treegraft/staging")).expect("it is there").count();
         assert_eq!(left, 0, "{at}: no staging area is left");
         assert!(!repo.join(".treegraft/draft").exists(), "{at}: no draft is left");
+        if self.kind.has_hook() {
+            let told = fs::read_to_string(root.join(TOLD)).unwrap_or_default();
+            assert!(told.contains(&self.new["main"].to_string()), "{at}: the hook has run for the publish: {told}");
+            let records = fs::read_dir(repo.join(".treegraft/pending")).expect("there was one").flatten();
+            let left = records.filter(|record| !record.file_name().to_string_lossy().starts_with('.')).count();
+            assert_eq!(left, 0, "{at}: no record of it is left");
+        }
     }
 }
 
 /// Returns the points of the server, and those that only the server passes.
 fn own_points() -> BTreeSet<String> {
     let source = |path| fault_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
-    let drafts = source("../treegraft-repo/src").into_iter().filter(|name| name.starts_with(DRAFT));
-    source("src").into_iter().chain(drafts).collect()
+    let is_foreign = |name: &String| FOREIGN.iter().any(|begin| name.starts_with(begin));
+    let foreign = source("../treegraft-repo/src").into_iter().filter(is_foreign);
+    source("src").into_iter().chain(foreign).collect()
 }
 
 fn contains(data: &[u8], part: &[u8]) -> bool {
@@ -202,6 +219,10 @@ async fn push(root: &Path, kind: Kind, refs: &[(&str, &str)]) -> Result<(), ApiE
     let mut settings = Settings { ed25519_key_files: vec![root.join("key")], ..Settings::default() };
     if kind == Kind::ForeignSummary {
         settings.update_command = ["ostree", "summary", "--update", "--repo"].map(str::to_owned).into();
+    }
+    if kind.has_hook() {
+        let told = root.join(TOLD).display().to_string();
+        settings.post_publish_hook = ["sh", "-c", "cat >>\"$0\"", &told].map(str::to_owned).into();
     }
     let receiver = Receiver::open(&root.join("repo"), settings, || 1_767_225_600).expect("it can be pushed to");
     let wire = Wire::connect(receiver.into()).await;
