@@ -13,8 +13,14 @@ use crate::{TaskError, shell};
 /// The largest release in bytes: it goes over the line to every server that lacks it.
 const MAX_RELEASE_BYTES: usize = 15_000_000;
 
-/// How often the program is started to see how long that takes.
+/// The longest that a release may take to start: every push starts it on the server, where it is waited for.
+const MAX_START: Duration = Duration::from_millis(10);
+
+/// How often the program is started in a round to see how long that takes.
 const STARTS: usize = 50;
+
+/// How many rounds there are. The best one counts: what else the machine does is no fault of the program's.
+const ROUNDS: usize = 5;
 
 /// The type of a program header that names a loader, which only a program with shared libraries has.
 const PT_INTERP: u32 = 3;
@@ -63,8 +69,11 @@ pub(crate) fn run(args: &DistArgs) -> Result<(), TaskError> {
     let version = shell::read(shell::command(&program).arg("--version"))?;
     println!("{}", String::from_utf8_lossy(&version).trim_end());
     println!("{}: {}.{} MB, static", show(&program), bytes.len() / 1_000_000, bytes.len() / 100_000 % 10);
-    let (median, worst) = start_times(&program)?;
+    let (median, worst) = best_start_times(&program)?;
     println!("Starts in {:.1} ms (median of {STARTS}), {:.1} ms at worst", millis(median), millis(worst));
+    if args.profile == Profile::Release && median > MAX_START {
+        return fail("takes more than 10 ms to start");
+    }
     Ok(())
 }
 
@@ -120,6 +129,15 @@ fn names_loader(bytes: &[u8]) -> Option<bool> {
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Returns median and maximum of the round with the lowest median.
+fn best_start_times(program: &Path) -> Result<(Duration, Duration), TaskError> {
+    let mut best = start_times(program)?;
+    for _ in 1..ROUNDS {
+        best = best.min(start_times(program)?);
+    }
+    Ok(best)
 }
 
 fn start_times(program: &Path) -> Result<(Duration, Duration), TaskError> {
