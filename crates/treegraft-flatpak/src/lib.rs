@@ -24,6 +24,6 @@ pub mod update_repo;
 pub use build_dir::{BuildDir, BuildDirError, CommitWords, ExportOptions, installed_size};
 pub use graft::{COLLECTION_BINDING, DOWNLOAD_SIZE, GraftError, GraftTarget, REF_BINDING, SUBSETS, TOKEN_TYPE, graft};
 pub use names::{AppId, FlatpakKind, FlatpakRef, InvalidFlatpakName, is_flatpak_ref, is_generated_ref};
-pub use options::{GraftOptions, OptionError};
+pub use options::{GraftOptions, OptionError, check_subsets};
 pub use size::{DownloadSizes, KnownSizes, SizeError, download_size};
 pub use update_repo::{ReplacementCommand, UpdateOutput, UpdateRepo, UpdateRepoError};

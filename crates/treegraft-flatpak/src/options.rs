@@ -193,8 +193,13 @@ impl GraftOptions {
         if count > 0 && has_flatpak_prefix {
             return Err(OptionError::NotForFlatpakRef { option, ref_name: ref_name.clone() });
         }
-        self.subsets.iter().filter(|subset| !subset.is_empty()).try_for_each(|subset| check_subset(subset))
+        check_subsets(self.subsets.iter().map(String::as_str))
     }
+}
+
+/// Tests names of subsets, those of a commit as well. An empty one stands for none.
+pub fn check_subsets<'s>(subsets: impl IntoIterator<Item = &'s str>) -> Result<(), OptionError> {
+    subsets.into_iter().filter(|subset| !subset.is_empty()).try_for_each(check_subset)
 }
 
 fn check_text(option: &'static str, text: Option<&str>, max_bytes: usize) -> Result<(), OptionError> {

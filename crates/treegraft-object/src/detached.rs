@@ -1,5 +1,7 @@
 //! Detached metadata of a commit (`.commitmeta`) and the signature file of a summary: an `a{sv}` of signatures and more.
 
+use std::collections::HashSet;
+
 use crate::{
     DecodeError,
     gvariant::{Dict, Variant},
@@ -28,9 +30,20 @@ pub fn decode(data: &[u8]) -> Result<Dict, DecodeError> {
 
 /// Appends a signature to the list under `key`. A signature that is there already is not added again.
 pub fn append_signature(metadata: &mut Dict, key: &str, signature: &[u8]) {
+    append_signatures(metadata, key, [signature]);
+}
+
+/// Appends signatures to the list under `key`, each once.
+pub fn append_signatures<'s>(metadata: &mut Dict, key: &str, signatures: impl IntoIterator<Item = &'s [u8]>) {
     let mut all: Vec<&[u8]> = metadata.get(key).and_then(Variant::as_byte_arrays).unwrap_or_default();
-    if !all.contains(&signature) {
-        all.push(signature);
+    let mut known: HashSet<&[u8]> = all.iter().copied().collect();
+    let before = all.len();
+    for signature in signatures {
+        if known.insert(signature) {
+            all.push(signature);
+        }
+    }
+    if all.len() > before {
         let list = Variant::byte_arrays(all);
         metadata.set(key, list);
     }

@@ -198,6 +198,7 @@ impl<'p> Commits<'p> {
                 continue;
             }
             let commit = self.complete(offer, id)?;
+            policy::check_kept_bindings(self.receiver, offer, id, &commit)?;
             let published = self.receiver.repo.detached_metadata(id).map_err(from_read)?.unwrap_or_default();
             let metadata = match self.receiver.settings.detached_metadata {
                 DetachedMetadata::Never => published,
@@ -262,11 +263,7 @@ impl<'p> Commits<'p> {
 fn merged(mut published: Dict, pushed: Option<&Dict>) -> Dict {
     for (key, value) in pushed.into_iter().flat_map(Dict::iter) {
         match value.as_byte_arrays().filter(|_| detached::SIGNATURE_KEYS.contains(&key)) {
-            Some(signatures) => {
-                for signature in signatures {
-                    detached::append_signature(&mut published, key, signature);
-                }
-            }
+            Some(signatures) => detached::append_signatures(&mut published, key, signatures),
             None => published.set(key, value.clone()),
         }
     }

@@ -1,7 +1,9 @@
 //! What may become of a ref: the caller's rights and the server's settings against what a push asks for.
 
 use jiff::Timestamp;
-use treegraft_flatpak::{FlatpakRef, GraftOptions, REF_BINDING, SUBSETS, TOKEN_TYPE, is_flatpak_ref, is_generated_ref};
+use treegraft_flatpak::{
+    FlatpakRef, GraftOptions, REF_BINDING, SUBSETS, TOKEN_TYPE, check_subsets, is_flatpak_ref, is_generated_ref,
+};
 use treegraft_object::{Commit, CommitId, RefName, gvariant::Variant};
 use treegraft_repo::{Find, ReadError};
 use treegraft_wire::{ApiError, ErrorCode, GraftMode, RefChange, RefOffer, RetriedOffer, Verdict};
@@ -115,18 +117,44 @@ fn check_rights(receiver: &Receiver, offer: &RefOffer) -> Result<(), ApiError> {
     let rights = receiver.rights();
     asked.iter().filter(|(_, is_asked)| *is_asked).try_for_each(|(action, _)| rights.demand(&offer.name, *action))?;
     // A commit that is bound to a ref passes for it wherever a client meets it.
-    graft.bind_refs.iter().try_for_each(|name| rights.demand(name, Action::Rebase))
+    graft.bind_refs.iter().try_for_each(|name| check_bound(receiver, name, Action::Rebase))
 }
 
-/// Refuses a commit that keeps its bindings and has one to a ref that its pusher may not write.
-fn check_kept_bindings(receiver: &Receiver, offer: &RefOffer, commit: &Commit) -> Result<(), ApiError> {
-    let bound = commit.metadata.get(REF_BINDING).and_then(Variant::as_strings).unwrap_or_default();
+/// Refuses a binding to a ref that is not the caller's.
+fn check_bound(receiver: &Receiver, name: &RefName, action: Action) -> Result<(), ApiError> {
+    if is_generated_ref(name) {
+        let detail = format!("No commit that is pushed can be bound to `{name}`: the server makes it by itself");
+        return Err(ApiError::new(ErrorCode::RefName, detail).of_ref(name));
+    }
+    receiver.rights().demand(name, action)
+}
+
+/// Refuses a commit that keeps its bindings and passes for a ref that its pusher may not write.
+pub(crate) fn check_kept_bindings(
+    receiver: &Receiver,
+    offer: &RefOffer,
+    id: CommitId,
+    commit: &Commit,
+) -> Result<(), ApiError> {
+    let rights = receiver.rights();
+    let Some(bound) = commit.metadata.get(REF_BINDING).and_then(Variant::as_strings) else {
+        return if rights.are_for_some_refs() { Err(unbound(offer, id)) } else { Ok(()) };
+    };
     for name in bound.into_iter().filter(|name| *name != offer.name.as_str()) {
         // What is no name is nobody's ref.
         let Ok(name) = RefName::new(name) else { continue };
-        receiver.rights().demand(&name, Action::Exact)?;
+        check_bound(receiver, &name, Action::Exact)?;
     }
     Ok(())
+}
+
+/// Refuses a commit that says nothing of the ref that it is for.
+fn unbound(offer: &RefOffer, id: CommitId) -> ApiError {
+    let name = &offer.name;
+    let detail = format!("The commit `{id}` for `{name}` is bound to no ref, so that clients would take it for any");
+    let error =
+        ApiError { rule: Some(Action::Exact.word().to_owned()), ..ApiError::new(ErrorCode::NotAllowed, detail) };
+    error.of_ref(name).hint("push it without `--exact`: the server's commit is bound to its ref")
 }
 
 /// Refuses a commit that would change what its pusher has no right to change: it could say itself what the options say.
@@ -140,7 +168,7 @@ fn check_kept_metadata(
 ) -> Result<(), ApiError> {
     let Some(commit) = commit else { return Ok(()) };
     if offer.mode == GraftMode::Exact {
-        check_kept_bindings(receiver, offer, commit)?;
+        check_kept_bindings(receiver, offer, offer.commit, commit)?;
     }
     if !is_flatpak_ref(&offer.name) {
         return Ok(());
@@ -155,7 +183,13 @@ fn check_kept_metadata(
             receiver.rights().demand(&offer.name, *action)?;
         }
     }
-    Ok(())
+    let kept_subsets =
+        commit.metadata.get(SUBSETS).and_then(Variant::as_strings).filter(|_| options.subsets.is_empty());
+    check_subsets(kept_subsets.into_iter().flatten()).map_err(|error| {
+        let detail = format!("The commit `{}` cannot be published: {}", offer.commit, chain(&error));
+        let error = ApiError::new(ErrorCode::GraftOption, detail).of_ref(&offer.name);
+        error.hint("with it, no summary could be written; export it again with another `--subset`")
+    })
 }
 
 fn check_options(offer: &RefOffer) -> Result<(), ApiError> {

@@ -13,7 +13,9 @@
 
 use tokio_util::sync::CancellationToken;
 use treegraft_object::CommitId;
-use treegraft_repo::{Pending, Prepared, PublishLock, RefEdit, RefTarget, Transaction, fault};
+use treegraft_repo::{
+    Pending, Prepared, PublishLock, Recovered, RefEdit, RefTarget, Transaction, TransactionError, fault,
+};
 use treegraft_wire::{
     ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict, Waiting,
 };
@@ -63,7 +65,7 @@ pub(crate) fn run(
     }
 
     fault::point("publish:checked").map_err(from_io)?;
-    let (lock, mut notes) = acquire(receiver, session, client_gone, report)?;
+    let (mut lock, mut notes) = acquire(receiver, session, client_gone, report)?;
     fault::point("publish:locked").map_err(from_io)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
@@ -93,6 +95,8 @@ pub(crate) fn run(
     }
     commits.sign()?;
     if moves.is_empty() {
+        session.release_lock();
+        update_recovered(receiver, &mut lock, &mut notes)?;
         return Ok(Done { published: Published { refs, notes }, hook: None });
     }
 
@@ -112,7 +116,17 @@ pub(crate) fn run(
     for edit in &edits {
         transaction.set_ref(edit.clone());
     }
-    let committed = transaction.prepare().and_then(Prepared::commit).map_err(from_transaction)?;
+    let committed = match transaction.prepare().and_then(Prepared::commit) {
+        Ok(committed) => committed,
+        Err(error) => {
+            if !matches!(error, TransactionError::Unfinished { .. }) {
+                // The journal of this push may have taken the place of the interrupted one's.
+                session.release_lock();
+                let _ = update_recovered(receiver, &mut lock, &mut notes);
+            }
+            return Err(from_transaction(error));
+        }
+    };
 
     let hook = hooks::record(receiver, session, &lock, &edits)?;
     session.release_lock();
@@ -136,7 +150,10 @@ fn moved_meanwhile(offer: &RefOffer) -> ApiError {
         .hint("somebody else published to it meanwhile; push again")
 }
 
-/// Takes the publish lock, and finishes a publish that was interrupted before. Returns notes about it.
+/// Takes the publish lock, and with it a publish that was interrupted before. Returns notes about that one.
+///
+/// Its summary is left to this push: a command that updates the repository may have to prune it, which the push's own lock
+/// would not let it do.
 fn acquire(
     receiver: &Receiver,
     session: &Session,
@@ -147,30 +164,40 @@ fn acquire(
         let reason = "another push publishes to this repository".to_owned();
         report(PublishEvent::Waiting(Waiting { reason, waited_secs, holder: holder::read(&receiver.repo) }));
     });
-    let mut lock = PublishLock::acquire_while(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    let lock = PublishLock::acquire_while(&receiver.repo, &mut waiting).map_err(from_publish)?;
     if client_gone.is_cancelled() {
         return Err(ApiError::new(ErrorCode::Locked, "The client left before its push had its turn"));
     }
     holder::say(session, &lock);
-    let notes = finish_recovery(receiver, &mut lock)?;
+    let notes = record_recovered(receiver, &lock)?;
     Ok((lock, notes))
 }
 
-/// Writes the summary anew after an interrupted publish was finished or undone. Returns notes about it.
+/// Writes the summary anew after an interrupted publish was finished. Returns notes about it.
 pub(crate) fn finish_recovery(receiver: &Receiver, lock: &mut PublishLock) -> Result<Vec<String>, ApiError> {
-    let Some(recovered) = lock.recovered() else {
+    let mut notes = record_recovered(receiver, lock)?;
+    update_recovered(receiver, lock, &mut notes)?;
+    Ok(notes)
+}
+
+/// Puts on record what has to follow an interrupted publish that was finished. Returns a note about it.
+fn record_recovered(receiver: &Receiver, lock: &PublishLock) -> Result<Vec<String>, ApiError> {
+    let Some(recovered) = lock.recovered().filter(|recovered| recovered.needs_summary()) else {
         return Ok(Vec::new());
     };
-    if !recovered.needs_summary() {
-        return Ok(Vec::new());
-    }
     let names: Vec<String> = recovered.refs.iter().map(|found| format!("`{}`", found.edit.target)).collect();
-    let mut notes = vec![format!("An interrupted publish of {} was found and finished", names.join(", "))];
     hooks::record_recovered(receiver, lock, recovered)?;
+    Ok(vec![format!("An interrupted publish of {} was found and finished", names.join(", "))])
+}
+
+/// Writes the summary that an interrupted publish needs.
+fn update_recovered(receiver: &Receiver, lock: &mut PublishLock, notes: &mut Vec<String>) -> Result<(), ApiError> {
+    if !lock.recovered().is_some_and(Recovered::needs_summary) {
+        return Ok(());
+    }
     notes.extend(metadata::update(receiver, lock)?);
     fault::point("publish:recovery-finished").map_err(from_io)?;
-    lock.finish_recovery().map_err(from_publish)?;
-    Ok(notes)
+    lock.finish_recovery().map_err(from_publish)
 }
 
 /// Lists the refs to move: each offered one, and its mirrors under the extra collection ids.

@@ -270,6 +270,11 @@ impl<'r> Rights<'r> {
         Err(error.of_ref(name).hint(self.hint(&refusal, action)))
     }
 
+    /// Tells whether there are refs for which the caller may have no right.
+    pub(crate) const fn are_for_some_refs(&self) -> bool {
+        !self.caller.only_refs.is_empty() || !self.settings.rule.is_empty()
+    }
+
     /// Refuses to publish anything where only dry runs are taken.
     pub(crate) fn check_publish(&self) -> Result<(), ApiError> {
         if !self.caller.takes_only_dry_runs {
@@ -342,7 +347,7 @@ impl<'r> Rights<'r> {
                 format!("the command of your key in `authorized_keys` has `--deny-{word}`; {WHO}")
             }
             Refusal::Setting(key) => {
-                format!("the server's administrator can set `{key} = true` for this repository")
+                format!("the server's administrator can set `{key} = true` for this repository in `server.toml`")
             }
             Refusal::NoRule => match self.rules().flat_map(|rule| &rule.refs).collect::<BTreeSet<_>>() {
                 covered if covered.is_empty() => {

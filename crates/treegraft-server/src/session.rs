@@ -142,7 +142,8 @@ impl Session {
             let reason = "another process has locked the repository".to_owned();
             waiting(Waiting { reason, waited_secs, holder: holder::of_repository(&receiver.repo) });
         });
-        notes.extend(finish_interrupted_publish(receiver, &mut waiting)?);
+        let (found, stale_summary) = finish_interrupted_publish(receiver, &mut waiting)?;
+        notes.extend(found);
         if request.purpose == Purpose::Push {
             notes.extend(hooks::run_orphans(receiver));
         }
@@ -163,6 +164,13 @@ impl Session {
             bases.push(compared);
         }
         let is_needed = refs.iter().any(|state| state.verdict == Verdict::Publish);
+        if let Some(error) = stale_summary {
+            // What this push publishes may be what mends it.
+            if !is_needed && request.purpose == Purpose::Push {
+                return Err(error);
+            }
+            notes.push(format!("The summary of an interrupted publish could not be written: {}", error.detail));
+        }
         if Staging::is_any_there(&receiver.repo) {
             // What cannot be deleted now is deleted a later time.
             let _ = Staging::clear_leftovers(&receiver.repo, (receiver.clock)());
@@ -365,15 +373,20 @@ fn clear_leftovers(receiver: &Receiver, offers: &[RefOffer]) {
 
 /// Finishes what a publish left that was interrupted, by this push or another, before anything is said about the refs.
 ///
-/// A publish that is under way is none: nobody waits for it here. The push's own lock comes after it: a command that updates
+/// Returns notes about it, and why its summary could not be written. A publish that is under way is none: nobody waits for it
+/// here. The push's own lock comes after it: a command that updates
 /// the repository may have to prune it.
 fn finish_interrupted_publish(
     receiver: &Receiver,
     waiting: &mut dyn FnMut(Duration) -> ControlFlow<()>,
-) -> Result<Vec<String>, ApiError> {
-    match PublishLock::recover(&receiver.repo, waiting).map_err(from_publish)? {
-        Some(mut lock) => publish::finish_recovery(receiver, &mut lock),
-        None => Ok(Vec::new()),
+) -> Result<(Vec<String>, Option<ApiError>), ApiError> {
+    let Some(mut lock) = PublishLock::recover(&receiver.repo, waiting).map_err(from_publish)? else {
+        return Ok((Vec::new(), None));
+    };
+    match publish::finish_recovery(receiver, &mut lock) {
+        Ok(notes) => Ok((notes, None)),
+        Err(error) if error.code == ErrorCode::SummaryStale => Ok((Vec::new(), Some(error))),
+        Err(error) => Err(error),
     }
 }
 

@@ -348,6 +348,48 @@ async fn a_recovery_does_not_keep_the_repository_from_being_pruned() {
     assert!(RepoLock::acquire(&place.repo(), LockKind::Exclusive, &mut |_| ()).is_err(), "the new push has its lock");
 }
 
+/// The same for a push that was open already, and finds the interrupted publish when its turn has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_in_a_push_does_not_keep_the_repository_from_being_pruned() {
+    let Some(_ostree) = Ostree::find() else { return };
+    let place = Place::with_refs().await;
+    std::fs::write(place.path("repo/config"), "[core]\nrepo_version=1\nmode=archive-z2\nlock-timeout-secs=1\n")
+        .expect("the configuration can be written");
+    let update_command = ["ostree", "prune", "--refs-only", "--repo"].map(str::to_owned).to_vec();
+    let wire = Wire::connect(place.receiver(Settings { update_command, ..Settings::default() })).await;
+    let pushed = Pushed::new("other", "four");
+    let push = wire.opened(&open_request(&[&pushed.offer])).await.push.0;
+    assert_eq!(wire.objects(&push, &pushed.objects).await.status, 200, "sound objects are taken");
+
+    let broken = Settings { update_command: vec!["false".to_owned()], ..Settings::default() };
+    let interrupted = Pushed::new("main", "three");
+    let error = Wire::connect(place.receiver(broken)).await.push(&interrupted).await.expect_err("the command fails");
+    assert_eq!(error.code, ErrorCode::SummaryStale, "{error:?}");
+
+    let published = wire.publish(&push).await.published().expect("nobody has the repository's lock any more");
+    assert_eq!(published.notes.len(), 1, "the interrupted publish is told of: {published:?}");
+}
+
+/// What keeps the summary from being written may be what the next push replaces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_summary_that_cannot_be_written_keeps_nobody_from_mending_it() {
+    let place = Place::with_refs().await;
+    let broken = Settings { update_command: vec!["false".to_owned()], ..Settings::default() };
+    let wire = Wire::connect(place.receiver(broken)).await;
+    let pushed = Pushed::new("main", "three");
+    let error = wire.push(&pushed).await.expect_err("the command fails");
+    assert_eq!(error.code, ErrorCode::SummaryStale, "{error:?}");
+    let error = wire.open(&open_request(&[&pushed.offer])).await.error();
+    assert_eq!(error.code, ErrorCode::SummaryStale, "who has nothing else to publish hears of it: {error:?}");
+    let mending = Pushed::new("main", "four");
+    let opened = wire.opened(&open_request(&[&mending.offer])).await;
+    assert_eq!(opened.notes.len(), 1, "who has is told: {:?}", opened.notes);
+    wire.close().await;
+
+    place.connect().await.push(&mending).await.expect("the summary can be written again");
+    assert!(!place.path("repo/.treegraft/journal").exists(), "that serves both");
+}
+
 /// A connection may last as long as its client likes, and a push may be open for a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_that_are_over_leave_no_tasks() {

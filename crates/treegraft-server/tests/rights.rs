@@ -125,6 +125,7 @@ fn doing(action: &str, name: &str, head: Option<(CommitId, Commit)>, serial: u32
     let (parent, old) = head.unzip();
     let now = old.as_ref().map_or(1_000_000, |commit| commit.timestamp_secs);
     let mut metadata = Dict::new();
+    metadata.set("ostree.ref-binding", Variant::strings([name]));
     for key in ["xa.subsets", "xa.token-type"] {
         if let Some(value) = old.as_ref().and_then(|commit| commit.metadata.get(key)) {
             metadata.set(key, value.clone());
@@ -414,6 +415,64 @@ async fn a_commit_is_bound_to_no_ref_that_its_pusher_may_not_write() {
         if let Err(error) = result {
             assert_eq!(error.code, ErrorCode::NotAllowed, "{case}");
             assert_eq!(place.head_of("stable", name), before, "nothing has moved");
+        }
+    }
+}
+
+/// All commits that come onto the ref are signed, and not the pushed one alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_ancestor_is_bound_to_a_ref_that_its_pusher_may_not_write_and_each_is_bound_to_one() {
+    let (place, config) = place_of("stable");
+    let settings = config.settings(&place.path("stable"));
+    let (name, other) = ("app/org.kde.Kate/x86_64/stable", "os/testing");
+    let bound = |to: Option<&str>| {
+        let mut metadata = Dict::new();
+        if let Some(to) = to {
+            metadata.set("ostree.ref-binding", Variant::strings([to]));
+        }
+        metadata
+    };
+    let cases = [
+        (Some(name), Some(name), true),
+        (Some(other), Some(name), false),
+        (None, Some(name), false),
+        (Some(name), None, false),
+    ];
+    for (serial, (ancestor, tip, is_allowed)) in cases.into_iter().enumerate() {
+        let before = place.head_of("stable", name);
+        let older = commit_of(name, &format!("ancestor {serial}"), bound(ancestor), 1_000_001, before);
+        let mut pushed = commit_of(name, &format!("tip {serial}"), bound(tip), 1_000_002, Some(older.id));
+        pushed.objects.extend(older.objects);
+        pushed.offer["mode"] = json!("exact");
+        let wire = Wire::connect(receiver(&place, "stable", settings.clone(), caller("kde-ci"))).await;
+        let result = attempt(&wire, &pushed).await;
+        let case = format!("an ancestor bound to {ancestor:?}, and the tip to {tip:?}: {result:?}");
+        assert_eq!(result.is_ok(), is_allowed, "{case}");
+        if let Err(error) = result {
+            assert_eq!(error.code, ErrorCode::NotAllowed, "{case}");
+            assert_eq!(place.head_of("stable", name), before, "nothing has moved");
+        }
+    }
+}
+
+/// With such a name nobody could write the summary any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_names_no_subset_that_makes_no_ref() {
+    let place = Place::new();
+    for (mode, subset, is_allowed) in
+        [("rebase", "a b", false), ("exact", "../other", false), ("rebase", "verified", true)]
+    {
+        let mut metadata = Dict::new();
+        metadata.set("xa.subsets", Variant::strings([subset]));
+        let name = "app/org.gnome.Maps/x86_64/stable";
+        let mut pushed = commit_of(name, subset, metadata, 1_000_000, None);
+        pushed.offer["mode"] = json!(mode);
+        let settings = Settings { flatpak_update: FlatpakUpdate::Never, ..Settings::default() };
+        let result = attempt(&Wire::connect(place.receiver(settings)).await, &pushed).await;
+        assert_eq!(result.is_ok(), is_allowed, "{mode} of {subset:?}: {result:?}");
+        if let Err(error) = result {
+            assert_eq!(error.code, ErrorCode::GraftOption, "{error:?}");
+            assert!(error.hint.is_some(), "it is told what to do: {error:?}");
         }
     }
 }
