@@ -132,6 +132,7 @@ async fn a_named_command_that_refuses_is_not_tried_again_and_one_that_breaks_is(
         ("echo 'there is no shell behind it' >&2; exit 1", false),
         ("echo welcome; exit 0", false),
         ("exit 4", true),
+        ("exit 75", true),
         ("exit 137", true),
         ("kill -9 $$", true),
         ("echo treegraft-receive 1; exit 1", true),

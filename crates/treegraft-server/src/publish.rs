@@ -13,9 +13,7 @@
 
 use tokio_util::sync::CancellationToken;
 use treegraft_object::CommitId;
-use treegraft_repo::{
-    Pending, Prepared, PublishLock, Recovered, RefEdit, RefTarget, Transaction, TransactionError, fault,
-};
+use treegraft_repo::{Pending, Prepared, PublishLock, Recovered, RefEdit, RefTarget, Transaction, fault};
 use treegraft_wire::{
     ApiError, ErrorCode, GraftMode, Phase, PublishEvent, Published, PublishedRef, RefChange, RefOffer, Verdict, Waiting,
 };
@@ -65,7 +63,25 @@ pub(crate) fn run(
     }
 
     fault::point("publish:checked").map_err(from_io)?;
-    let (mut lock, mut notes) = acquire(receiver, session, client_gone, report)?;
+    let (mut lock, notes) = acquire(receiver, session, client_gone, report)?;
+    publish(receiver, session, &mut lock, commits, notes, report).inspect_err(|error| {
+        // These two leave a journal, with which the next push writes the summary.
+        if !matches!(error.code, ErrorCode::SummaryStale | ErrorCode::Unfinished) {
+            session.release_lock();
+            let _ = update_recovered(receiver, &mut lock, &mut Vec::new());
+        }
+    })
+}
+
+/// Publishes what was checked, in its turn. `notes` are those that there are already.
+fn publish(
+    receiver: &Receiver,
+    session: &Session,
+    lock: &mut PublishLock,
+    mut commits: Commits<'_>,
+    mut notes: Vec<String>,
+    report: &mut Report<'_>,
+) -> Result<Done, ApiError> {
     fault::point("publish:locked").map_err(from_io)?;
     report(PublishEvent::Phase { phase: Phase::Graft });
     let mut moves = Vec::new();
@@ -96,7 +112,7 @@ pub(crate) fn run(
     commits.sign()?;
     if moves.is_empty() {
         session.release_lock();
-        update_recovered(receiver, &mut lock, &mut notes)?;
+        update_recovered(receiver, lock, &mut notes)?;
         return Ok(Done { published: Published { refs, notes }, hook: None });
     }
 
@@ -107,38 +123,29 @@ pub(crate) fn run(
     let edits = edits(receiver, &moves)?;
     if !receiver.settings.pre_publish_hook.is_empty() {
         report(PublishEvent::Phase { phase: Phase::Hook });
-        notes.extend(hooks::before(receiver, session, &lock, &edits)?);
+        notes.extend(hooks::before(receiver, session, lock, &edits)?);
     }
 
     report(PublishEvent::Phase { phase: Phase::Publish });
-    let mut transaction = Transaction::new(&receiver.repo, &lock, staging);
+    let mut transaction = Transaction::new(&receiver.repo, lock, session.staging()?);
     transaction.link(commits.objects());
     for edit in &edits {
         transaction.set_ref(edit.clone());
     }
-    let committed = match transaction.prepare().and_then(Prepared::commit) {
-        Ok(committed) => committed,
-        Err(error) => {
-            if !matches!(error, TransactionError::Unfinished { .. }) {
-                // The journal of this push may have taken the place of the interrupted one's.
-                session.release_lock();
-                let _ = update_recovered(receiver, &mut lock, &mut notes);
-            }
-            return Err(from_transaction(error));
-        }
-    };
+    let committed = transaction.prepare().and_then(Prepared::commit).map_err(from_transaction)?;
 
-    let hook = hooks::record(receiver, session, &lock, &edits)?;
+    let hook = hooks::record(receiver, session, lock, &edits)?;
     session.release_lock();
-    commits.record_sizes(&lock);
+    commits.record_sizes(lock);
     report(PublishEvent::Phase { phase: Phase::Summary });
     let names: Vec<_> = moves.iter().map(|Move { offer, .. }| &offer.name).collect();
     let updated = fault::point("publish:refs-moved").map_err(from_io);
-    let updated = updated.and_then(|()| metadata::update_after(receiver, &lock, &names));
+    let updated = updated.and_then(|()| metadata::update_after(receiver, lock, &names));
     notes.extend(updated.map_err(|error| published_but_stale(error, &moves))?);
     committed
         .finish()
-        .map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)).temporary(error.is_temporary()))?;
+        .map_err(|error| ApiError::new(ErrorCode::Unfinished, chain(&error)).temporary(error.is_temporary()))
+        .map_err(|error| error.hint("the refs have moved, and the summary is written; the next push ends this one"))?;
     Ok(Done { published: Published { refs, notes }, hook })
 }
 
@@ -152,8 +159,8 @@ fn moved_meanwhile(offer: &RefOffer) -> ApiError {
 
 /// Takes the publish lock, and with it a publish that was interrupted before. Returns notes about that one.
 ///
-/// Its summary is left to this push: a command that updates the repository may have to prune it, which the push's own lock
-/// would not let it do.
+/// Where a command updates the repository, its summary is left to this push: the command may have to prune the repository,
+/// which the push's own lock would not let it do.
 fn acquire(
     receiver: &Receiver,
     session: &Session,
@@ -164,12 +171,16 @@ fn acquire(
         let reason = "another push publishes to this repository".to_owned();
         report(PublishEvent::Waiting(Waiting { reason, waited_secs, holder: holder::read(&receiver.repo) }));
     });
-    let lock = PublishLock::acquire_while(&receiver.repo, &mut waiting).map_err(from_publish)?;
+    let mut lock = PublishLock::acquire_while(&receiver.repo, &mut waiting).map_err(from_publish)?;
     if client_gone.is_cancelled() {
         return Err(ApiError::new(ErrorCode::Locked, "The client left before its push had its turn"));
     }
     holder::say(session, &lock);
-    let notes = record_recovered(receiver, &lock)?;
+    let notes = if receiver.settings.update_command.is_empty() {
+        finish_recovery(receiver, &mut lock)?
+    } else {
+        record_recovered(receiver, &lock)?
+    };
     Ok((lock, notes))
 }
 

@@ -30,7 +30,7 @@ use crate::{
     knowledge::Knowledge,
     policy::{self, Judged},
     publish,
-    pushes::{self, Slot},
+    pushes::Slot,
     rights::PushLimits,
     streams::{StreamEnd, Streams},
     text,
@@ -270,7 +270,10 @@ impl Session {
 
     /// Fails when nobody waits any more for what is being done.
     pub(crate) fn check_wanted(&self) -> Result<(), ApiError> {
-        if self.over.is_cancelled() { Err(pushes::expired()) } else { Ok(()) }
+        if self.over.is_cancelled() {
+            return Err(ApiError::new(ErrorCode::UnknownPush, "The push is over, or being published"));
+        }
+        Ok(())
     }
 
     /// Reads as long as somebody waits for it: a few bytes may ask for a lot of reading.

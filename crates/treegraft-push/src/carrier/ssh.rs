@@ -45,8 +45,8 @@ const MAX_STDERR_BYTES: usize = 16 << 10;
 /// What is told of what a login prints: its last words, too.
 const MAX_TOLD_BYTES: usize = 2 << 10;
 
-/// How `treegraft` ends when it says that another try may help.
-const EXIT_TEMPORARY: i32 = 4;
+/// How a program ends that says that another try may help: `treegraft`, and those that follow `sysexits.h`.
+const EXITS_TEMPORARY: [i32; 2] = [4, 75];
 
 /// How long ssh may take to end after its pipes are closed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -225,8 +225,10 @@ impl SshCarrier {
                 SshError::NoShell { target, status: describe(status), messages }
             }
             code => {
-                // A number above 128 is how a shell tells that a signal has ended its program.
-                let is_refusal = !seen.has_banner && code.is_some_and(|code| code <= 128 && code != EXIT_TEMPORARY);
+                // A number above 128 is how a shell tells that a signal has ended its program. Of our own script, what fails in
+                // it for want of memory looks like anything else.
+                let is_final = |code| code <= 128 && !EXITS_TEMPORARY.contains(&code);
+                let is_refusal = self.command.is_some() && !seen.has_banner && code.is_some_and(is_final);
                 SshError::Ended { target, status: describe(status), messages, is_refusal }
             }
         }

@@ -197,7 +197,7 @@ impl Board {
         if taken.is_some() {
             if state.is_over() {
                 self.tell_all(state);
-            } else if !state.candidates.is_empty() && state.comparable.weight <= MAX_COMPARABLE_BYTES {
+            } else if state.may_ask() {
                 self.questions.notify_waiters();
             }
         }
@@ -225,10 +225,10 @@ impl Board {
     fn take_question(&self, state: &mut State) -> Vec<(Candidate, Place)> {
         let mut question = Vec::new();
         let mut bytes = 0;
-        if state.questions_left == 0 || state.comparable.weight > MAX_COMPARABLE_BYTES {
+        if !state.may_ask() {
             return question;
         }
-        while state.way == Way::Recipes && question.len() < QUESTION_OBJECTS && bytes < QUESTION_BYTES {
+        while question.len() < QUESTION_OBJECTS && bytes < QUESTION_BYTES {
             let Some(candidate) = state.candidates.pop_last() else { break };
             match self.places.get().and_then(|places| places.of(&candidate.place)) {
                 Some(place) => {
@@ -415,6 +415,12 @@ impl State {
             return None;
         }
         self.comparable.pop_last()
+    }
+
+    /// Tells whether there is something to ask now.
+    fn may_ask(&self) -> bool {
+        let has_room = self.questions_left > 0 && self.comparable.weight <= MAX_COMPARABLE_BYTES;
+        self.way == Way::Recipes && has_room && !self.candidates.is_empty()
     }
 
     /// Tells whether nothing is left to be sent, now or later.

@@ -41,6 +41,9 @@ const DOUBTFUL_RATIO: f64 = 1.5;
 /// How long a verdict holds: long enough that what waits in buffers does not count for much.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long nothing may leave, although there is something to send, before that counts.
+const PATIENCE: Duration = Duration::from_secs(8);
+
 /// Intervals of objects as they are before recipes are tried again for the first time.
 const FIRST_PATIENCE: u32 = 4;
 
@@ -212,15 +215,22 @@ async fn adjust(ends: &Ends, mut pilot: Pilot) {
     if board.way() == Way::Whole {
         ends.end_references();
     }
-    let mut before = board.sent().bytes();
+    let (mut begun, mut before) = (Instant::now(), board.sent().bytes());
     loop {
-        let (begun, had_work) = (Instant::now(), board.has_work());
+        let had_work = board.has_work();
         tokio::time::sleep(INTERVAL).await;
         let (way, sent_bytes) = (board.way(), board.sent().bytes());
-        // An interval in which there was nothing to send says nothing about the way.
-        let rate = (had_work && board.has_work()).then(|| rate(sent_bytes - before, begun.elapsed()));
-        before = sent_bytes;
-        let better = pilot.after(way, rate.filter(|&rate| rate > 0.0));
+        // While there is nothing to send, nothing is said about the way.
+        if !had_work || !board.has_work() {
+            (begun, before) = (Instant::now(), sent_bytes);
+            continue;
+        }
+        // Answers may take a while, and a large object is made before it is sent.
+        if sent_bytes == before && begun.elapsed() < PATIENCE {
+            continue;
+        }
+        let better = pilot.after(way, rate(sent_bytes - before, begun.elapsed()));
+        (begun, before) = (Instant::now(), sent_bytes);
         if better != way {
             board.go(better);
             if better == Way::Whole {
@@ -228,7 +238,7 @@ async fn adjust(ends: &Ends, mut pilot: Pilot) {
             }
             // What waits in buffers goes first, and says nothing about the other way.
             tokio::time::sleep(INTERVAL).await;
-            before = board.sent().bytes();
+            (begun, before) = (Instant::now(), board.sent().bytes());
         }
     }
 }
@@ -248,9 +258,8 @@ impl Pilot {
         Self { rates, intervals_whole: 0, patience: FIRST_PATIENCE }
     }
 
-    /// Takes how many bytes a second went on the way in the last interval, if that is known.
-    fn after(&mut self, way: Way, rate: Option<f64>) -> Way {
-        let Some(rate) = rate else { return way };
+    /// Takes how many bytes a second went on the way in the last interval.
+    fn after(&mut self, way: Way, rate: f64) -> Way {
         match way {
             Way::Recipes => {
                 self.rates.as_recipes = rate;
@@ -311,7 +320,7 @@ mod tests {
         let mut pilot = Pilot::new(Rates { whole: 1.0, as_recipes: FAST_LINK_BYTES_PER_SEC });
         let mut way = begin;
         let go_on = |_| {
-            way = pilot.after(way, Some(if way == Way::Whole { whole * 1e6 } else { as_recipes * 1e6 }));
+            way = pilot.after(way, if way == Way::Whole { whole * 1e6 } else { as_recipes * 1e6 });
             way
         };
         (0..intervals).map(go_on).collect()
@@ -323,8 +332,7 @@ mod tests {
         assert_eq!(ways(Whole, (3.0, 9.0), 3), [Recipes; 3], "the link is slower than it seemed");
         assert_eq!(ways(Whole, (50.0, 9.0), 9), [Whole; 9], "it is as fast as it seemed");
         let mut pilot = Pilot::new(Rates { whole: 12e6, as_recipes: FAST_LINK_BYTES_PER_SEC });
-        assert_eq!(pilot.after(Recipes, None), Recipes, "nothing was seen");
-        assert_eq!(pilot.after(Recipes, Some(5e6)), Whole, "the server is short of processors");
+        assert_eq!(pilot.after(Recipes, 5e6), Whole, "the server is short of processors");
     }
 
     #[test]
@@ -336,7 +344,7 @@ mod tests {
             if way == Way::Recipes {
                 tried.push(interval);
             }
-            way = pilot.after(way, Some(if way == Way::Whole { 12e6 } else { 3e6 }));
+            way = pilot.after(way, if way == Way::Whole { 12e6 } else { 3e6 });
         }
         assert_eq!(tried, [0, 5, 14, 31]);
     }

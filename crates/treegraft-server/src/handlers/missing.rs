@@ -42,8 +42,11 @@ pub(super) async fn post(connection: &Connection, id: &str, body: Incoming) -> R
 /// proves nothing: an interrupted prune or a partial pull leaves dirtrees without their children.
 fn presence(receiver: &Receiver, session: &Session, names: &[ObjectName]) -> Result<Vec<Presence>, ApiError> {
     let view = session.staging()?.view(&receiver.repo);
-    let look_at = |name| Ok(if view.has(name)? { Presence::Complete } else { Presence::Missing });
-    let mut presence: Vec<_> = names.iter().map(|&name| look_at(name)).collect::<Result<_, _>>().map_err(from_read)?;
+    let look_at = |&name: &ObjectName| {
+        session.check_wanted()?;
+        Ok(if view.has(name).map_err(from_read)? { Presence::Complete } else { Presence::Missing })
+    };
+    let mut presence: Vec<_> = names.iter().map(look_at).collect::<Result<_, ApiError>>()?;
     let mut dirtrees: Vec<_> = names
         .iter()
         .zip(&mut presence)

@@ -49,7 +49,8 @@ pub(super) async fn post(connection: &Connection, id: &str, request: Request<Inc
         let _slot = slot;
         let answer = if is_compressed {
             let body = stream::decompress(body).map_err(|error| from_stream(&error.into()))?;
-            take(&receiver, &stream, body)?
+            // The windows bound what came as it is. Of what is compressed, a little may be endless.
+            take(&receiver, &stream, stream.wanted(body))?
         } else {
             take(&receiver, &stream, body)?
         };
@@ -81,9 +82,8 @@ fn take(receiver: &Receiver, session: &Session, body: impl Read) -> Result<Objec
         let mut answer = ObjectsAnswer::default();
         let mut objects = stream::Reader::new(body);
         while let Some((name, encoding, object)) = objects.next_object().map_err(|error| from_stream(&error))? {
-            session.check_wanted()?;
             session.budget.take_object()?;
-            let mut object = session.budget.metered(encoding, session.wanted(object));
+            let mut object = session.budget.metered(encoding, object);
             if encoding == Encoding::Archive {
                 taker.take_archived(name, &mut object, &mut answer)?;
                 continue;
@@ -138,7 +138,6 @@ impl<'scope> Helper<'scope> {
             let _entered = runtime.enter();
             let mut answer = ObjectsAnswer::default();
             for (name, encoding, recipe) in to_do {
-                taker.session.check_wanted()?;
                 taker.make(name, encoding, &mut Vec::as_slice(&recipe), &mut answer)?;
             }
             Ok(answer)
@@ -202,6 +201,7 @@ impl Taker<'_> {
         recipe: &mut impl Read,
         answer: &mut ObjectsAnswer,
     ) -> Result<(), ApiError> {
+        self.session.check_wanted()?;
         let maker = Maker::begin(&self.session.makers);
         let made = recipe::stage(self.receiver, self.session, self.staging, name, encoding, recipe);
         drop(maker);

@@ -42,15 +42,17 @@ pub(super) fn stage(
         Some(basis) => {
             let basis = session.wanted(basis);
             let id = ContentId(name.checksum);
-            let staged = match encoding {
-                Encoding::Reference => staging.stage_plain(id, &header, content_bytes, &mut recipe.decompress(basis)),
-                _ => staging.stage_plain(id, &header, content_bytes, &mut recipe.follow(Basis::new(basis))),
+            let made: Box<dyn Read> = match encoding {
+                Encoding::Reference => Box::new(recipe.decompress(basis)),
+                _ => Box::new(recipe.follow(Basis::new(basis))),
             };
+            let mut made = Counted { made, bytes: 0 };
+            let staged = staging.stage_plain(id, &header, content_bytes, &mut made);
             match &staged {
                 Ok(staged) => session.budget.take_made(staged.archived_bytes)?,
-                Err(_) => session.budget.take_made_in_vain(content_bytes)?,
+                Err(_) => session.budget.take_made_in_vain(made.bytes)?,
             }
-            made(name, staged)?
+            outcome(name, staged)?
         }
         None => None,
     };
@@ -59,8 +61,22 @@ pub(super) fn stage(
     Ok(made)
 }
 
+/// Counts what was made of a recipe.
+struct Counted<R> {
+    made: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.made.read(buffer)?;
+        self.bytes += count as u64;
+        Ok(count)
+    }
+}
+
 /// Draws the consequences of an object that could not be made.
-fn made(name: ObjectName, staged: Result<Staged, StagingError>) -> Result<Option<Staged>, ApiError> {
+fn outcome(name: ObjectName, staged: Result<Staged, StagingError>) -> Result<Option<Staged>, ApiError> {
     match staged {
         Ok(staged) => Ok(Some(staged)),
         Err(error) if error.is_other_content() => Ok(None),

@@ -53,6 +53,7 @@ fn answer(receiver: &Receiver, session: &Session, places: &[Place]) -> Result<Ve
         if answer.len() > MAX_ANSWER_BYTES {
             answer.truncate(before);
             chunks::encode_signature(None, &mut answer);
+            left_bytes = 0;
         }
     }
     Ok(answer)
@@ -65,6 +66,9 @@ fn sign(
     place: &Place,
     left_bytes: &mut u64,
 ) -> Option<Signature> {
+    if *left_bytes == 0 {
+        return None;
+    }
     let basis = finder.find(place)?;
     let mut content = session.wanted(bases::open(&receiver.repo, basis)?).take(*left_bytes);
     let signature = Signature::of(basis, &mut content);

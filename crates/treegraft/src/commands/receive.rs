@@ -84,7 +84,7 @@ pub(crate) fn serve(receiver: Result<Arc<Receiver>, ApiError>) -> Result<Exit, C
     let runtime = runtime::start()?;
     runtime.block_on(async {
         let _flags = (KeptFlags::of(io::stdin().as_fd()), KeptFlags::of(io::stdout().as_fd()));
-        let mut stream = standard_stream().map_err(|error| CommandError::user(StreamError(error)))?;
+        let mut stream = standard_stream().map_err(|error| CommandError::temporary(StreamError(error)))?;
         let greeting = async {
             stream.write_all(RECEIVE_BANNER.as_bytes()).await?;
             stream.flush().await
