@@ -27,6 +27,9 @@ use treegraft_object::{CollectionId, CommitId, RefName};
 
 use crate::Repo;
 
+/// The directory that every repository has.
+const HEADS: &str = "refs/heads";
+
 /// Largest file that is read as a ref, in bytes: 64 digits, and generously blanks behind them.
 const MAX_REF_BYTES: u64 = 1024;
 
@@ -122,7 +125,7 @@ impl Repo {
     ///
     /// A ref that is deleted or made at the same time may be there or not; each one is read as a whole.
     pub fn refs(&self) -> Result<BTreeMap<RefName, CommitId>, RefError> {
-        collect(self.list_refs("refs/heads")?)
+        collect(self.list_refs(HEADS)?)
     }
 
     /// Returns the refs in `refs/mirrors`, by their collection. Collections without refs are left out.
@@ -205,7 +208,8 @@ impl Repo {
             if depth > MAX_REF_DEPTH {
                 return Err(RefError::TooDeep { path: self.path().join(path) });
             }
-            for (entry, file_type) in self.entries(&path)? {
+            let entries = if depth == 0 { self.fixed_entries(&path)? } else { self.entries(&path, OFlags::NOFOLLOW)? };
+            for (entry, file_type) in entries.unwrap_or_default() {
                 let name = if prefix.is_empty() { entry } else { format!("{prefix}/{entry}") };
                 if file_type == FileType::Directory {
                     pending.push((name, depth + 1));
@@ -217,19 +221,59 @@ impl Repo {
         Ok(files)
     }
 
-    /// Lists the names of the directories in a directory; none when it does not exist.
+    /// Lists the names of the directories in `refs/mirrors` or `refs/remotes`; none when it does not exist.
+    ///
+    /// A symlink to a directory counts: refs are written and read through it.
     pub(crate) fn subdirectories(&self, path: &str) -> Result<Vec<String>, RefError> {
-        let entries = self.entries(path)?;
-        Ok(entries.into_iter().filter(|&(_, kind)| kind == FileType::Directory).map(|(name, _)| name).collect())
+        let mut names = Vec::new();
+        for (name, file_type) in self.fixed_entries(path)?.unwrap_or_default() {
+            let is_directory = match file_type {
+                FileType::Directory => true,
+                FileType::Symlink => {
+                    let file = format!("{path}/{name}");
+                    let stat = statat(self.dir(), file.as_str(), AtFlags::empty());
+                    let stat =
+                        stat.map_err(|errno| RefError::Io { path: self.path().join(&file), source: errno.into() })?;
+                    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+                }
+                _ => false,
+            };
+            if is_directory {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
-    /// Lists a directory: regular files, symlinks and directories whose names are UTF-8. A missing one is empty.
-    fn entries(&self, path: &str) -> Result<Vec<(String, FileType)>, RefError> {
+    /// Lists a directory that the repository's layout gives a name, and that may be a symlink to one elsewhere, as libostree
+    /// has it.
+    ///
+    /// What is not found is not taken for an empty one where that cannot be: a prune deletes what no ref leads to.
+    fn fixed_entries(&self, path: &str) -> Result<Option<Vec<(String, FileType)>>, RefError> {
         let fail = |errno: Errno| RefError::Io { path: self.path().join(path), source: errno.into() };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match self.entries(path, OFlags::empty())? {
+            // Every repository has it; without it, it was lost or not mounted.
+            None if path == HEADS => Err(fail(Errno::NOENT)),
+            // Old repositories lack `refs/mirrors`, but a symlink was made to lead somewhere.
+            None => match statat(self.dir(), path, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => Ok(None),
+                Ok(_) => Err(fail(Errno::NOENT)),
+                Err(errno) => Err(fail(errno)),
+            },
+            entries => Ok(entries),
+        }
+    }
+
+    /// Lists a directory: regular files, symlinks and directories whose names are UTF-8. Nothing when it is missing.
+    ///
+    /// With `NOFOLLOW` neither a symlink nor a file is a directory, but what has come in place of one since it was listed.
+    fn entries(&self, path: &str, follow: OFlags) -> Result<Option<Vec<(String, FileType)>>, RefError> {
+        let fail = |errno: Errno| RefError::Io { path: self.path().join(path), source: errno.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | follow;
         let dir: OwnedFd = match openat(self.dir(), path, flags, Mode::empty()) {
             Ok(dir) => dir,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOTDIR) if follow == OFlags::NOFOLLOW => return Ok(None),
             Err(errno) => return Err(fail(errno)),
         };
         let mut entries = Vec::new();
@@ -252,7 +296,7 @@ impl Repo {
                 entries.push((name.to_owned(), file_type));
             }
         }
-        Ok(entries)
+        Ok(Some(entries))
     }
 
     /// Reads the checksum in a ref's file; nothing when there is no file.

@@ -125,3 +125,43 @@ fn what_is_in_a_ref_is_checked() {
     let error = repo.refs().expect_err("it leads to no ref");
     assert!(matches!(error, RefError::DanglingAlias { .. }), "listing tells of it: {error}");
 }
+
+#[test]
+fn directories_of_refs_may_be_symlinks_and_heads_must_be_there() {
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let repo = Repo::init(&base.path().join("repo"), None).expect("the path is free");
+    let refs = repo.path().join("refs");
+    let text = format!("{}\n", "a".repeat(64));
+    for file in ["heads/x/main", "mirrors/org.example.Other/main"] {
+        let file = refs.join(file);
+        fs::create_dir_all(file.parent().expect("it has one")).expect("the repository is ours");
+        fs::write(file, &text).expect("the repository is ours");
+    }
+    let listed = || (repo.refs(), repo.mirror_refs());
+    let check = |at: &str| {
+        let (heads, mirrors) = listed();
+        assert_eq!(heads.expect("they can be read").into_keys().collect::<Vec<_>>(), [name("x/main")], "{at}");
+        assert_eq!(mirrors.expect("they can be read").len(), 1, "{at}");
+    };
+    check("plain directories");
+    for (index, path) in ["mirrors/org.example.Other", "mirrors", "heads", ""].into_iter().enumerate() {
+        let (here, there) = (repo.path().join("refs").join(path), base.path().join(format!("elsewhere-{index}")));
+        let here = here.components().collect::<std::path::PathBuf>();
+        fs::rename(&here, &there).expect("the repository is ours");
+        symlink(&there, &here).expect("the repository is ours");
+        check(&format!("`refs/{path}` is a symlink"));
+    }
+
+    fs::remove_dir_all(base.path().join("elsewhere-0")).expect("it is ours");
+    assert_eq!(repo.mirror_refs().expect_err("the symlink leads nowhere").code(), "io", "a collection");
+    fs::remove_dir_all(base.path().join("elsewhere-1")).expect("it is ours");
+    assert_eq!(repo.mirror_refs().expect_err("the symlink leads nowhere").code(), "io", "`refs/mirrors`");
+    fs::remove_file(refs.join("mirrors")).expect("it is a symlink");
+    assert!(repo.mirror_refs().expect("absent is no error").is_empty(), "old repositories have no `refs/mirrors`");
+    fs::remove_dir_all(base.path().join("elsewhere-2")).expect("it is ours");
+    assert_eq!(repo.refs().expect_err("the symlink leads nowhere").code(), "io", "`refs/heads`");
+    fs::remove_file(refs.join("heads")).expect("it is a symlink");
+    assert_eq!(repo.refs().expect_err("it is missing").code(), "io", "every repository has `refs/heads`");
+    fs::write(refs.join("heads"), "").expect("the repository is ours");
+    assert_eq!(repo.refs().expect_err("it is a file").code(), "io", "a file has no refs below it");
+}

@@ -238,6 +238,27 @@ fn a_ref_that_cannot_be_read_stops_everything() {
 }
 
 #[test]
+fn refs_elsewhere_keep_their_commits_and_refs_that_are_lost_stop_everything() {
+    let Some((ostree, pair, commits)) = history(2) else { return };
+    let (repo, elsewhere) = (&pair.target, pair.base.path().join("elsewhere"));
+    let heads = repo.join("refs/heads");
+    fs::rename(&heads, &elsewhere).expect("it is ours");
+    std::os::unix::fs::symlink(&elsewhere, &heads).expect("it can be made");
+    assert_eq!(ostree.refs(repo), ["main"], "libostree follows the symlink");
+    assert_eq!(support::refs(repo).len(), 1, "and so does treegraft");
+    prune(repo, &depth(0));
+    assert_eq!(there(repo, &commits), [false, true], "the ref keeps its commit");
+    ostree.fsck(repo);
+
+    fs::rename(&elsewhere, pair.base.path().join("lost")).expect("it is ours");
+    assert_eq!(refused(repo, &depth(0)), "io", "the symlink leads nowhere");
+    fs::remove_file(&heads).expect("it is a symlink");
+    assert_eq!(refused(repo, &depth(0)), "io", "`refs/heads` is missing");
+    fs::write(&heads, "").expect("it can be written");
+    assert_eq!(refused(repo, &depth(0)), "io", "`refs/heads` is a file");
+}
+
+#[test]
 fn refs_keep_their_commits_whatever_their_names_are() {
     let Some((ostree, pair, commits)) = history(4) else { return };
     let repo = &pair.target;
