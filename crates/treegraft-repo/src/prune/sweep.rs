@@ -55,7 +55,7 @@ pub(super) struct Sweep<'r, 'e> {
     pace: Pace<'r>,
     events: &'e mut dyn FnMut(Event),
     report: Report,
-    /// Commits that this run has deleted, and that did not come back.
+    /// Commits that this run has deleted or found to be deleted, and that did not come back.
     gone: HashSet<CommitId>,
     /// Commits that came after the inventory. They are kept, whether a ref leads to them or not.
     newcomers: HashSet<CommitId>,
@@ -243,12 +243,16 @@ impl<'r, 'e> Sweep<'r, 'e> {
 
     fn delete_object(&mut self, name: ObjectName) -> Result<(), PruneError> {
         let path = LoosePath::new(name, Mode::Archive);
-        if self.unlink(path.as_str())? == 0 {
+        let count = self.unlink(path.as_str())?;
+        if name.kind == ObjectKind::Commit {
+            // Also when another prune was first: whoever brings it back relies on what it needs.
+            self.gone.insert(CommitId(name.checksum));
+        }
+        if count == 0 {
             return Ok(());
         }
         self.report.deleted.add(name.kind);
         if name.kind == ObjectKind::Commit {
-            self.gone.insert(CommitId(name.checksum));
             self.report.commits.push(CommitId(name.checksum));
         }
         let deleted = self.report.deleted.all();

@@ -128,6 +128,22 @@ fn a_push_in_the_middle_of_the_prune_keeps_what_it_uses() {
 }
 
 #[test]
+fn a_commit_that_another_prune_deleted_and_a_push_brought_back_stays_whole() {
+    let Some((ostree, pair, first, _)) = two_commits() else { return };
+    let repo = open(&pair.target);
+    let file = pair.target.join(ObjectName::from(first).loose_path("filez"));
+    let data = fs::read(&file).expect("it is there");
+    try_prune(&repo, &depth(0), &mut |event| match event {
+        Event::Marked { .. } => fs::remove_file(&file).expect("it is there"),
+        // Commits are over, and what they need comes next.
+        Event::Deleted { .. } if !file.exists() => fs::write(&file, &data).expect("it can be written"),
+        _ => {}
+    })
+    .expect("it can be pruned");
+    check_whole(&ostree, &pair.target, first);
+}
+
+#[test]
 fn a_publish_that_died_before_its_ref_keeps_its_commit_whole() {
     let Some((ostree, pair, first, second)) = two_commits() else { return };
     let repo = open(&pair.target);
