@@ -270,15 +270,21 @@ impl PublishLock {
         let mut closure = Closure::new(repo);
         let mut refs = Vec::with_capacity(edits.len());
         for edit in edits {
-            let found = match repo.resolve(&edit.target)? {
-                current if current == Some(edit.new) => FoundRef::New,
-                current if current == edit.expected => {
-                    // Until its ref is written nothing keeps a prune from taking the new commit away.
-                    if closure.check_commit(edit.new)? { FoundRef::Old } else { FoundRef::Pruned }
-                }
-                to => FoundRef::Moved { to },
+            let found = match look(repo, &edit)? {
+                // Until its ref is written nothing keeps a prune from taking the new commit away.
+                FoundRef::Old if !closure.check_commit(edit.new)? => FoundRef::Pruned,
+                found => found,
             };
             refs.push(RecoveredRef { edit, found });
+        }
+        self.carry_out(repo, refs)
+    }
+
+    /// Finishes or undoes a publish whose refs were in these states a while ago.
+    fn carry_out(&self, repo: &Repo, mut refs: Vec<RecoveredRef>) -> Result<Recovered, PublishError> {
+        // To look through the trees takes its time, and libostree takes no lock to move a ref.
+        for RecoveredRef { edit, found } in refs.iter_mut().filter(|recovered| recovered.found == FoundRef::Old) {
+            *found = look(repo, edit)?;
         }
         let has = |wanted: fn(&FoundRef) -> bool| refs.iter().any(|recovered| wanted(&recovered.found));
         let is_blocked = has(|found| matches!(found, FoundRef::Moved { .. } | FoundRef::Pruned));
@@ -288,12 +294,23 @@ impl PublishLock {
         }
         fault::point("recovery:decided").map_err(|source| self.io_error(source))?;
         let mut directories = HashSet::new();
-        for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| recovered.found == FoundRef::Old) {
-            directories.insert(ref_edit::write(repo, &edit.target, edit.new, self.durability)?);
-            fault::point("recovery:ref-written").map_err(|source| self.io_error(source))?;
+        for RecoveredRef { edit, found } in refs.iter_mut().filter(|recovered| recovered.found == FoundRef::Old) {
+            match look(repo, edit)? {
+                FoundRef::Old => {
+                    directories.insert(ref_edit::write(repo, &edit.target, edit.new, self.durability)?);
+                    fault::point("recovery:ref-written").map_err(|source| self.io_error(source))?;
+                }
+                // One of the others may be written already, so that it is too late to undo anything.
+                changed => *found = changed,
+            }
+        }
+        let is_new = |recovered: &RecoveredRef| recovered.found == FoundRef::New;
+        if directories.is_empty() && !refs.iter().any(is_new) {
+            self.remove_journal()?;
+            return Ok(Recovered { outcome: Outcome::Undone, refs });
         }
         // The crash may also have come before the directories of the refs that were written were durable.
-        for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| recovered.found == FoundRef::New) {
+        for RecoveredRef { edit, .. } in refs.iter().filter(|recovered| is_new(recovered)) {
             let path = repo.ref_path(&edit.target);
             directories.extend(path.rsplit_once('/').map(|(directory, _)| directory.to_owned()));
         }
@@ -335,5 +352,47 @@ impl PublishLock {
 
     fn io_error(&self, source: io::Error) -> PublishError {
         PublishError::Io { path: self.path.clone(), source }
+    }
+}
+
+/// Tells in which of the states that need no look at objects a ref is.
+fn look(repo: &Repo, edit: &RefEdit) -> Result<FoundRef, PublishError> {
+    Ok(match repo.resolve(&edit.target)? {
+        current if current == Some(edit.new) => FoundRef::New,
+        current if current == edit.expected => FoundRef::Old,
+        to => FoundRef::Moved { to },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use treegraft_object::{Checksum, RefName};
+
+    use super::*;
+    use crate::RefTarget;
+
+    #[test]
+    fn a_ref_that_moves_while_trees_are_looked_through_stays_where_it_is() {
+        let id = |text: &str| CommitId(Checksum::of(text.as_bytes()));
+        let (old, new, foreign) = (id("old"), id("new"), id("foreign"));
+        for (is_begun, outcome, other) in [(false, Outcome::Undone, old), (true, Outcome::Completed, new)] {
+            let base = tempfile::tempdir().expect("a temporary directory");
+            let repo = Repo::init(&base.path().join("repo"), None).expect("the path is free");
+            let lock = PublishLock::acquire(&repo, &mut |_| {}).expect("it is free");
+            let recovered = |name: &str, now: CommitId, found: FoundRef| {
+                let target = RefTarget::Head(RefName::new(name).expect("it is valid"));
+                let _ = ref_edit::write(&repo, &target, now, Durability::None).expect("it can be written");
+                RecoveredRef { edit: RefEdit { target, expected: Some(old), new }, found }
+            };
+            let mut refs = vec![recovered("a", old, FoundRef::Old), recovered("main", foreign, FoundRef::Old)];
+            if is_begun {
+                refs.push(recovered("z", new, FoundRef::New));
+            }
+            let done = lock.carry_out(&repo, refs).expect("it ends");
+            assert_eq!(done.outcome, outcome, "with a ref that was written: {is_begun}");
+            assert_eq!(done.refs[1].found, FoundRef::Moved { to: Some(foreign) }, "the foreign value is told");
+            let now: Vec<_> = repo.refs().expect("they can be read").into_values().take(2).collect();
+            assert_eq!(now, [other, foreign], "and it stays");
+        }
     }
 }

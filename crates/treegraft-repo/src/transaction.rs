@@ -6,7 +6,7 @@
 //!          content, dirmeta, dirtree, detached metadata renamed into objects/;
 //!          their directories durable; commits renamed; their directories durable
 //!                                                                            objects that no ref leads to
-//! commit   expected values checked again; journal durable; refs written;
+//! commit   expected values checked again; journal durable; each ref checked and written;
 //!          their directories durable                                         refs moved
 //!          (the caller writes the summary and its signature)
 //! finish   journal removed
@@ -285,19 +285,8 @@ impl<'r> Prepared<'r> {
         if edits.is_empty() {
             return Ok(Committed { lock });
         }
-        let durability = lock.durability();
-        let journaled = journal::write(lock.private_dir(), &edits, durability);
-        let written = match journaled {
-            Ok(()) => write_refs(repo, &edits, durability),
-            Err(source) => Err(io_error(&crate::private_dir::path(repo).join(journal::NAME), source)),
-        };
-        match written {
-            Ok(()) => Ok(Committed { lock }),
-            Err(error) => match set_back(repo, &edits, lock) {
-                Ok(()) => Err(error),
-                Err(_) => Err(TransactionError::Unfinished { source: Box::new(error) }),
-            },
-        }
+        write_all_or_none(repo, &edits, lock)?;
+        Ok(Committed { lock })
     }
 }
 
@@ -320,18 +309,37 @@ const fn rank(kind: ObjectKind) -> u8 {
 }
 
 fn check_expected(repo: &Repo, edits: &[RefEdit]) -> Result<(), TransactionError> {
-    for RefEdit { target, expected, .. } in edits {
-        let found = repo.resolve(target).map_err(RefEditError::from)?;
-        if found != *expected {
-            return Err(TransactionError::RefMoved { target: target.clone(), expected: *expected, found });
-        }
+    edits.iter().try_for_each(|edit| check_one(repo, edit, edit.expected))
+}
+
+/// Fails when a ref is neither where it is expected nor at `other`.
+fn check_one(repo: &Repo, edit: &RefEdit, other: Option<CommitId>) -> Result<(), TransactionError> {
+    let RefEdit { target, expected, .. } = edit;
+    let found = repo.resolve(target).map_err(RefEditError::from)?;
+    if found == *expected || found == other {
+        return Ok(());
     }
-    Ok(())
+    Err(TransactionError::RefMoved { target: target.clone(), expected: *expected, found })
+}
+
+/// Writes the journal and the refs, and on an error sets back those that were written.
+fn write_all_or_none(repo: &Repo, edits: &[RefEdit], lock: &PublishLock) -> Result<(), TransactionError> {
+    let durability = lock.durability();
+    let written = match journal::write(lock.private_dir(), edits, durability) {
+        Ok(()) => write_refs(repo, edits, durability),
+        Err(source) => Err(io_error(&crate::private_dir::path(repo).join(journal::NAME), source)),
+    };
+    written.map_err(|error| match set_back(repo, edits, lock) {
+        Ok(()) => error,
+        Err(_) => TransactionError::Unfinished { source: Box::new(error) },
+    })
 }
 
 fn write_refs(repo: &Repo, edits: &[RefEdit], durability: Durability) -> Result<(), TransactionError> {
     let mut directories = HashSet::new();
     for edit in edits {
+        // libostree takes no lock to move a ref: the less time between the look and the write, the better.
+        check_one(repo, edit, Some(edit.new))?;
         directories.insert(ref_edit::write(repo, &edit.target, edit.new, durability)?);
         fault::point("transaction:ref-written").map_err(|source| io_error(repo.path(), source))?;
     }
@@ -359,4 +367,41 @@ fn set_back(repo: &Repo, edits: &[RefEdit], lock: &PublishLock) -> Result<(), Tr
 
 fn io_error(path: &Path, source: io::Error) -> TransactionError {
     TransactionError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use treegraft_object::{Checksum, RefName};
+
+    use super::*;
+
+    #[test]
+    fn a_ref_that_moves_at_the_last_moment_stays_and_the_others_are_set_back() {
+        let id = |text: &str| CommitId(Checksum::of(text.as_bytes()));
+        let (old, new, foreign) = (id("old"), id("new"), id("foreign"));
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let repo = Repo::init(&base.path().join("repo"), None).expect("the path is free");
+        let lock = PublishLock::acquire(&repo, &mut |_| {}).expect("it is free");
+        let edit = |name: &str, expected: Option<CommitId>, now: Option<CommitId>| {
+            let target = RefTarget::Head(RefName::new(name).expect("it is valid"));
+            if let Some(now) = now {
+                let _ = ref_edit::write(&repo, &target, now, Durability::None).expect("it can be written");
+            }
+            RefEdit { target, expected, new }
+        };
+        let edits = [edit("a", Some(old), Some(old)), edit("b", None, None), edit("c", Some(old), Some(foreign))];
+        match write_all_or_none(&repo, &edits, &lock).expect_err("a ref has moved") {
+            TransactionError::RefMoved { target, expected, found } => {
+                assert_eq!(
+                    (target, expected, found),
+                    (edits[2].target.clone(), Some(old), Some(foreign)),
+                    "it is told"
+                );
+            }
+            error => panic!("unexpected: {error}"),
+        }
+        let refs: Vec<_> = repo.refs().expect("they can be read").into_values().collect();
+        assert_eq!(refs, [old, foreign], "the first two are as before, and the foreign value stays");
+        assert!(!PublishLock::is_recovery_needed(&repo).expect("it can be looked"), "nothing is left to finish");
+    }
 }
