@@ -4,7 +4,8 @@
 //! new      objects and ref edits are named                                   nothing is changed
 //! prepare  names and expected values checked; staged data durable;
 //!          content, dirmeta, dirtree, detached metadata renamed into objects/;
-//!          their directories durable; commits renamed; their directories durable
+//!          their directories durable; tombstones and marks as partial removed;
+//!          commits renamed; their directories durable
 //!                                                                            objects that no ref leads to
 //! commit   expected values checked again; journal durable; each ref checked and written;
 //!          their directories durable                                         refs moved
@@ -214,10 +215,8 @@ impl<'r> Transaction<'r> {
         let commits_from = self.objects.partition_point(|name| name.kind != ObjectKind::Commit);
         let (others, commits) = self.objects.split_at(commits_from);
         self.link_durably(others, durability)?;
+        self.forget_absence(commits, durability)?;
         self.link_durably(commits, durability)?;
-        for &commit in commits {
-            self.forget_absence(commit)?;
-        }
         Ok(Prepared { repo: self.repo, lock: self.lock, edits: self.edits })
     }
 
@@ -260,14 +259,25 @@ impl<'r> Transaction<'r> {
         }
     }
 
-    /// Removes a commit's tombstone and its mark as partial.
-    fn forget_absence(&self, commit: ObjectName) -> Result<(), TransactionError> {
-        let tombstone = ObjectName::new(ObjectKind::TombstoneCommit, commit.checksum).loose_path("filez");
-        let partial = Repo::partial_path(CommitId(commit.checksum));
-        for path in [tombstone, partial] {
-            durable::unlink_if_there(self.repo.dir(), path.as_str())
-                .and_then(|_| fault::point("transaction:absence-forgotten"))
-                .map_err(|source| io_error(&self.repo.path().join(path), source))?;
+    /// Removes the tombstones of commits and their marks as partial.
+    ///
+    /// All else is durable by now, and the commits come next, so that a publish that is cut off leaves none of them with a
+    /// tombstone. Tombstones are in the commits' directories, whose sync makes their removal durable as well.
+    fn forget_absence(&self, commits: &[ObjectName], durability: Durability) -> Result<(), TransactionError> {
+        let mut is_any_partial = false;
+        for commit in commits {
+            let tombstone = ObjectName::new(ObjectKind::TombstoneCommit, commit.checksum).loose_path("filez");
+            let partial = Repo::partial_path(CommitId(commit.checksum));
+            for (path, is_partial) in [(tombstone, false), (partial, true)] {
+                let removed = durable::unlink_if_there(self.repo.dir(), path.as_str())
+                    .and_then(|is_removed| fault::point("transaction:absence-forgotten").map(|()| is_removed))
+                    .map_err(|source| io_error(&self.repo.path().join(path), source))?;
+                is_any_partial |= removed && is_partial;
+            }
+        }
+        if is_any_partial {
+            let synced = durable::open_dir(self.repo.dir(), "state").and_then(|state| durability.sync_dir(state));
+            synced.map_err(|source| io_error(&self.repo.path().join("state"), source))?;
         }
         Ok(())
     }

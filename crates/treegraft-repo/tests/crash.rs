@@ -333,8 +333,11 @@ fn every_step_waits_for_the_one_before() {
         );
     }
     let durable = at("transaction:objects-durable");
-    let linked_after = at("transaction:linked").into_iter().filter(|&number| number > durable[0]).count();
-    assert_eq!(linked_after, 3, "the three commits come after everything else is durable");
+    let linked_after: Vec<_> = at("transaction:linked").into_iter().filter(|&number| number > durable[0]).collect();
+    assert_eq!(linked_after.len(), 3, "the three commits come after everything else is durable");
+    let forgotten = at("transaction:absence-forgotten");
+    let is_between = |number: &usize| (durable[0]..linked_after[0]).contains(number);
+    assert!(forgotten.len() == 6 && forgotten.iter().all(is_between), "no commit is there with a tombstone");
 }
 
 #[test]
