@@ -98,13 +98,15 @@ pub(crate) fn make_dirs(base: BorrowedFd<'_>, path: &str, mode: Mode, durability
     }
     let mut current = base.try_clone_to_owned()?;
     for part in path.split('/') {
-        match mkdirat(&current, part, mode) {
-            Ok(()) => {
-                fault::point("directory-made")?;
-                durability.sync_dir(&current)?;
-            }
-            Err(Errno::EXIST) => {}
+        let was_there = open_dir(&current, part).is_ok();
+        let is_made = match mkdirat(&current, part, mode) {
+            Ok(()) => fault::point("directory-made").map(|()| true)?,
+            Err(Errno::EXIST) => false,
             Err(errno) => return Err(errno.into()),
+        };
+        // Also when somebody else was first, who may not care whether it is durable.
+        if is_made || !was_there {
+            durability.sync_dir(&current)?;
         }
         current = open_dir(&current, part)?;
     }

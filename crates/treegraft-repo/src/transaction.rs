@@ -36,7 +36,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode as FileMode, mkdirat, renameat},
+    fs::{AtFlags, Mode as FileMode, mkdirat, renameat, statat},
     io::Errno,
 };
 use treegraft_object::{CommitId, ObjectKind, ObjectName};
@@ -209,25 +209,49 @@ impl<'r> Transaction<'r> {
         self.objects.sort_unstable_by_key(|name| (rank(name.kind), name.checksum));
         self.objects.dedup();
         let durability = self.lock.durability();
+        let mut absent = self.absent_directories();
         // This also covers what a publish that was cut off has moved into `objects/` and not synced.
         let synced = durability.sync_fs(self.staging.dir()).and_then(|()| fault::point("transaction:staging-durable"));
         synced.map_err(|source| io_error(self.staging.path(), source))?;
         let commits_from = self.objects.partition_point(|name| name.kind != ObjectKind::Commit);
         let (others, commits) = self.objects.split_at(commits_from);
-        self.link_durably(others, durability)?;
+        self.link_durably(others, &mut absent, durability)?;
         self.forget_absence(commits, durability)?;
-        self.link_durably(commits, durability)?;
+        self.link_durably(commits, &mut absent, durability)?;
         Ok(Prepared { repo: self.repo, lock: self.lock, edits: self.edits })
     }
 
+    /// Returns the first bytes of objects whose directory `objects/XX` is not there.
+    fn absent_directories(&self) -> HashSet<u8> {
+        let needed: HashSet<u8> = self.objects.iter().map(|name| name.checksum.as_bytes()[0]).collect();
+        let is_absent = |byte: &u8| {
+            let name = format!("{byte:02x}");
+            // Whatever the reason, linking meets it again and tells.
+            statat(self.repo.objects_dir(), name.as_str(), AtFlags::empty()).is_err()
+        };
+        needed.into_iter().filter(is_absent).collect()
+    }
+
     /// Moves objects into `objects/`; they are durable there on return.
-    fn link_durably(&self, objects: &[ObjectName], durability: Durability) -> Result<(), TransactionError> {
+    ///
+    /// `absent` are the directories that were missing before the last sync of everything, without those that are durable now.
+    fn link_durably(
+        &self,
+        objects: &[ObjectName],
+        absent: &mut HashSet<u8>,
+        durability: Durability,
+    ) -> Result<(), TransactionError> {
         let mut touched = Touched::default();
         for &name in objects {
             let path = LoosePath::new(name, self.repo.mode());
             let fail = |source: io::Error| io_error(&self.repo.objects_path().join(path.as_str()), source);
-            if touched.add(name.checksum.as_bytes()[0]) && self.make_directory(path.directory()).map_err(fail)? {
-                touched.note_new();
+            let byte = name.checksum.as_bytes()[0];
+            if touched.add(byte) {
+                let is_made = self.make_directory(path.directory()).map_err(fail)?;
+                // Also when somebody else was first: the sync of everything had not seen it.
+                if absent.remove(&byte) || is_made {
+                    touched.note_new();
+                }
             }
             let (staged, objects) = (self.staging.dir(), self.repo.objects_dir());
             let renamed = if name.kind == ObjectKind::CommitMeta {
