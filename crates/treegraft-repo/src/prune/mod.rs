@@ -209,6 +209,15 @@ pub enum PruneError {
         /// The repository.
         path: PathBuf,
     },
+    /// There are commits, and nothing names one: everything would be deleted.
+    #[error("Could not prune `{path}`: it has {commits} commits and no ref; if `refs/heads` is neither lost nor unmounted, \
+        delete them with `ostree prune --refs-only`", path = path.display())]
+    NoRefs {
+        /// The repository.
+        path: PathBuf,
+        /// How many commits there are.
+        commits: usize,
+    },
     /// A commit that is kept lacks a dirtree, and is not marked as partial.
     #[error("Could not tell what the commit `{commit}` needs: its dirtree `{dirtree}` is missing")]
     Incomplete {
@@ -264,6 +273,7 @@ impl PruneError {
             Self::NotArchive { .. }
             | Self::NotWritable { .. }
             | Self::NoLocking { .. }
+            | Self::NoRefs { .. }
             | Self::Incomplete { .. }
             | Self::JournalVersion { .. } => false,
         }
@@ -275,6 +285,7 @@ impl PruneError {
             Self::NotArchive { .. } => "not-archive",
             Self::NotWritable { .. } => "not-writable",
             Self::NoLocking { .. } => "no-locking",
+            Self::NoRefs { .. } => "no-refs",
             Self::Incomplete { .. } => "missing-object",
             Self::JournalVersion { .. } => "journal-version",
             Self::Lock(_) => "lock",

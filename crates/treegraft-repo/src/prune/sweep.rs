@@ -180,7 +180,13 @@ impl<'r, 'e> Sweep<'r, 'e> {
             self.newcomers.insert(commit);
             self.marker.keep_unreferenced(commit)?;
         }
-        for root in roots(self.repo, self.rules)? {
+        let roots = roots(self.repo, self.rules)?;
+        // Refs that are lost, or on a file system that is not mounted, are more likely than the wish to delete everything.
+        let commits = self.marker.inventory.commits.len();
+        if roots.is_empty() && commits > 0 && self.marker.kept_commits() == 0 {
+            return Err(PruneError::NoRefs { path: self.repo.path().to_owned(), commits });
+        }
+        for root in roots {
             self.marker.keep(root)?;
         }
         self.marker.retry_missing()?;

@@ -256,6 +256,13 @@ fn refs_elsewhere_keep_their_commits_and_refs_that_are_lost_stop_everything() {
     assert_eq!(refused(repo, &depth(0)), "io", "`refs/heads` is missing");
     fs::write(&heads, "").expect("it can be written");
     assert_eq!(refused(repo, &depth(0)), "io", "`refs/heads` is a file");
+    fs::remove_file(&heads).expect("it is a file");
+    fs::create_dir(&heads).expect("it can be made");
+    assert_eq!(refused(repo, &depth(0)), "no-refs", "`refs/heads` is empty, as where something is not mounted");
+
+    let empty = pair.base.path().join("empty");
+    ostree.init(&empty, RepoMode::Archive, None);
+    prune(&empty, &depth(0));
 }
 
 #[test]
