@@ -346,6 +346,17 @@ impl PublishLock {
         self.durability
     }
 
+    /// Ends a publish of one's own that was set back: what was recovered before may still need its summary.
+    pub(crate) fn give_back_journal(&self) -> Result<(), PublishError> {
+        match self.recovered.as_ref().filter(|recovered| recovered.needs_summary()) {
+            Some(Recovered { refs, .. }) => {
+                let edits: Vec<_> = refs.iter().map(|recovered| recovered.edit.clone()).collect();
+                journal::write(self.private.as_fd(), &edits, self.durability).map_err(|source| self.io_error(source))
+            }
+            None => self.remove_journal(),
+        }
+    }
+
     pub(crate) fn remove_journal(&self) -> Result<(), PublishError> {
         journal::remove(self.private.as_fd(), self.durability).map_err(|source| self.io_error(source))
     }

@@ -380,7 +380,7 @@ fn write_refs(repo: &Repo, edits: &[RefEdit], durability: Durability) -> Result<
     Ok(ref_edit::sync_directories(repo, &directories, durability)?)
 }
 
-/// Gives the refs that have their new value their old one back, and removes the journal.
+/// Gives the refs that have their new value their old one back, and the journal to the publish that was recovered before.
 fn set_back(repo: &Repo, edits: &[RefEdit], lock: &PublishLock) -> Result<(), TransactionError> {
     let mut directories = HashSet::new();
     for RefEdit { target, expected, new } in edits {
@@ -396,7 +396,7 @@ fn set_back(repo: &Repo, edits: &[RefEdit], lock: &PublishLock) -> Result<(), Tr
     if !directories.is_empty() {
         ref_edit::sync_directories(repo, &directories, lock.durability())?;
     }
-    Ok(lock.remove_journal()?)
+    Ok(lock.give_back_journal()?)
 }
 
 fn io_error(path: &Path, source: io::Error) -> TransactionError {
@@ -437,5 +437,15 @@ mod tests {
         let refs: Vec<_> = repo.refs().expect("they can be read").into_values().collect();
         assert_eq!(refs, [old, foreign], "the first two are as before, and the foreign value stays");
         assert!(!PublishLock::is_recovery_needed(&repo).expect("it can be looked"), "nothing is left to finish");
+        // A publish before this one, whose summary was not written.
+        let earlier = [edit("earlier", None, Some(new))];
+        journal::write(lock.private_dir(), &earlier, Durability::None).expect("it can be written");
+        drop(lock);
+        let lock = PublishLock::acquire(&repo, &mut |_| {}).expect("it is free");
+        let _moved = write_all_or_none(&repo, &edits, &lock).expect_err("a ref has moved");
+        assert!(
+            PublishLock::is_recovery_needed(&repo).expect("it can be looked"),
+            "its summary is still to be written"
+        );
     }
 }
