@@ -241,7 +241,7 @@ fn the_commit_is_no_descendant_of_the_head() {
     exit 1
     --- stderr
     Error: The server does not allow you a forced push for `main`
-    Hint: the server's administrator can set `allow-force = true` for this repository
+    Hint: the server's administrator can set `allow-force = true` for this repository in `server.toml`
     ");
 }
 
