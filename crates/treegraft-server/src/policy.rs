@@ -167,9 +167,6 @@ fn check_kept_metadata(
     commit: Option<&Commit>,
 ) -> Result<(), ApiError> {
     let Some(commit) = commit else { return Ok(()) };
-    if offer.mode == GraftMode::Exact {
-        check_kept_bindings(receiver, offer, offer.commit, commit)?;
-    }
     if !is_flatpak_ref(&offer.name) {
         return Ok(());
     }
